@@ -1,0 +1,1 @@
+"""A zoo of latent-variable models for neural population recordings."""

@@ -1,0 +1,200 @@
+"""What a model sees: the layout of a session, and batches of its trials.
+
+A :class:`Layout` holds what is known before any model is built (sizes, names, units of measure); a :class:`Batch`
+holds trials of one session on a common bin grid. Models read nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+from lvmzoo.errors import unknown
+
+__all__ = ["Batch", "Kind", "Layout", "Observation", "PairSampling", "Sampling", "TrialSampling", "Variable"]
+
+
+class Observation(StrEnum):
+    """What the activity of a unit in a bin is."""
+
+    COUNTS = "counts"  # spikes per bin
+    CONTINUOUS = "continuous"  # calcium, rates, residuals, smoothed counts
+
+
+class Kind(StrEnum):
+    """How values of a behavior variable compare."""
+
+    CONTINUOUS = "continuous"
+    CIRCULAR = "circular"  # radians
+    CATEGORICAL = "categorical"  # index into the levels
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One behavior variable: its kind, its number of channels, and its levels if it is categorical."""
+
+    kind: Kind
+    channels: int = 1
+    levels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes and names of one session, known before any model is built.
+
+    Units are ordered by region, so a region is a slice and never a copy.
+    """
+
+    session: str
+    units: Mapping[str, int]  # region -> number of units, in storage order
+    unit_ids: tuple[str, ...]  # a new file's units are matched by id, never by position
+    observation: Observation
+    bin_width_s: float
+    behavior: Mapping[str, Variable] = field(default_factory=dict)
+    inputs: Mapping[str, int] = field(default_factory=dict)  # known external variables -> channels
+    held_out: tuple[int, ...] = ()  # units for co-smoothing: learned in training, hidden at evaluation
+
+    @property
+    def n_units(self) -> int:
+        """Number of units of all regions."""
+        return sum(self.units.values())
+
+    @property
+    def held_in(self) -> tuple[int, ...]:
+        """Indices of the units that a model may look at when it is evaluated."""
+        hidden = set(self.held_out)
+        return tuple(unit for unit in range(self.n_units) if unit not in hidden)
+
+    def region(self, name: str) -> slice:
+        """Return where the units of a region lie; raises UserError for a region that does not exist."""
+        if name not in self.units:
+            raise unknown("region", name, self.units)
+        start = 0
+        for region, count in self.units.items():
+            if region == name:
+                break
+            start += count
+        return slice(start, start + self.units[name])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types; ``from_json`` is the inverse."""
+        return {
+            "session": self.session,
+            "units": dict(self.units),
+            "unit_ids": list(self.unit_ids),
+            "observation": self.observation.value,
+            "bin_width_s": self.bin_width_s,
+            "behavior": {
+                name: {"kind": variable.kind.value, "channels": variable.channels, "levels": list(variable.levels)}
+                for name, variable in self.behavior.items()
+            },
+            "inputs": dict(self.inputs),
+            "held_out": list(self.held_out),
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Layout:
+        """Build a layout from what ``to_json`` returned."""
+        return cls(
+            session=plain["session"],
+            units=dict(plain["units"]),
+            unit_ids=tuple(plain["unit_ids"]),
+            observation=Observation(plain["observation"]),
+            bin_width_s=float(plain["bin_width_s"]),
+            behavior={
+                name: Variable(Kind(variable["kind"]), int(variable["channels"]), tuple(variable["levels"]))
+                for name, variable in plain["behavior"].items()
+            },
+            inputs=dict(plain["inputs"]),
+            held_out=tuple(plain["held_out"]),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trials of one session on a common bin grid.
+
+    ``activity`` keeps the type in which it is stored (counts as small integers), so that a long session is never
+    copied; a model converts what it computes with. What is not ``observed`` is arbitrary and must not be looked at.
+    """
+
+    activity: Num[Tensor, "trial bin unit"]  # spikes per bin, or a continuous signal
+    valid: Bool[Tensor, "trial bin"]  # the bin exists: not padding, not a gap
+    observed: Bool[Tensor, "trial bin unit"]  # the model may look; a broadcast view where it does not vary
+    behavior: Mapping[str, Float[Tensor, "trial bin channel"]]  # NaN: no label there
+    inputs: Mapping[str, Float[Tensor, "trial bin channel"]]
+    trial_index: Int[Tensor, " trial"]  # row of the trial table
+    start_bin: Int[Tensor, " trial"]  # bin of the trial at which the batch begins (windows of long trials)
+    layout: Layout
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trials, fillers included."""
+        return int(self.activity.shape[0])
+
+    @property
+    def n_bins(self) -> int:
+        """Length of the bin grid."""
+        return int(self.activity.shape[1])
+
+    def map(self, function: Any) -> Batch:
+        """Apply ``function`` to every tensor."""
+        changed = {
+            f.name: function(value) if isinstance(value, Tensor) else {key: function(v) for key, v in value.items()}
+            for f in fields(self)
+            if f.name != "layout"
+            for value in [getattr(self, f.name)]
+        }
+        return replace(self, **changed)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Move every tensor to a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Copy every tensor to page-locked memory."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+    def hide(self, units: Iterable[int]) -> Batch:
+        """Return the batch with some units not observed; they may still be scored."""
+        units = list(units)
+        if not units:
+            return self
+        observed = self.observed.clone(memory_format=torch.contiguous_format)
+        observed[..., units] = False
+        return replace(self, observed=observed)
+
+    def without_behavior(self) -> Batch:
+        """Return the batch with every behavior value unknown."""
+        return replace(self, behavior={name: torch.full_like(v, torch.nan) for name, v in self.behavior.items()})
+
+
+@dataclass(frozen=True)
+class TrialSampling:
+    """Whole trials, each once an epoch: how most models are fed."""
+
+
+@dataclass(frozen=True)
+class PairSampling:
+    """Windows around reference bins, their positives and negatives: how contrastive models are fed.
+
+    The batch holds three equal groups along its trial axis: references, positives, negatives. A window covers the bins
+    ``[t - before, t + after)`` and never crosses the end of a trial.
+    """
+
+    before: int
+    after: int
+    positives: str = "time"  # "time", "behavior" or "hybrid"
+    time_offset_bins: int = 10
+    behavior: tuple[str, ...] = ()  # variables that define a behavior positive
+    conditional: str = "time_delta"  # "time_delta", "delta" or "nearest"
+    delta: float = 0.1  # standard deviation of the "delta" query, in standard deviations of the label
+
+
+Sampling = TrialSampling | PairSampling

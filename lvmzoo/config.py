@@ -1,0 +1,104 @@
+"""The experiment: everything that decides a run, as typed dataclasses.
+
+These dataclasses are the only home of defaults. Hydra's store is filled from them, the Python interface builds them
+directly, and a run writes them to its folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["DataConfig", "Experiment", "LoggerConfig", "SplitConfig", "TrainerConfig"]
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How trials, or stretches of a continuous recording, become training, validation and test data."""
+
+    by: str = (
+        "blocks"  # blocks: contiguous, with a gap; every: each n-th trial; list: named trials; folds: k contiguous
+    )
+    validation: float = 0.15  # fraction of the recording, after the training block
+    test: float = 0.2  # fraction of the recording, at its end
+    gap_s: float | None = None  # left out between blocks; null: window + smoothing + autocorrelation time
+    every: int = 5  # by=every: the trials with index % every == offset are tested
+    offset: int = 0
+    train_trials: list[int] | None = None  # by=list; null: all trials not named below
+    validation_trials: list[int] | None = None
+    test_trials: list[int] | None = None
+    folds: int = 5  # by=folds
+    fold: int = 0  # by=folds: which fold is tested
+    held_out_units: Any = 0.0  # for co-smoothing: a fraction drawn from the seed, or a list of unit indices
+    seed: int = 0  # of the draw of held-out units
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which recordings, and how they become binned trials."""
+
+    path: Any = None  # an NWB or npz file, a glob, or a list of them (several sessions)
+    simulator: str | None = None  # used when there is no path: the name of a simulated recording
+    signal: str | None = None  # null: spikes where there are any, else the fluorescence; or the name of a series
+    trials: str = "auto"  # auto, trials, epochs or session
+    tags: list[str] | None = None  # only epochs (or trials) with one of these tags
+    align: str | None = None  # trial column that the window is around; null: from start to stop
+    window_s: list[float] | None = None  # [before, after] the align column, such as [-0.2, 0.8]
+    segment_s: float | None = None  # cut longer stretches into segments of this length; null: keep them whole
+    bin_width_s: float = 0.02
+    smoothing_s: float = 0.0  # standard deviation of a Gaussian on the activity within trials; 0: none
+    causal_smoothing: bool = False  # use past bins only
+    regions: list[str] | None = None  # null: all
+    unit_ids: list[str] | None = None  # null: all
+    unit_columns: dict[str, Any] = field(default_factory=dict)  # keep units with this value, or one of a list
+    minimum_rate_hz: float = 0.0  # units below it in the training data are dropped; silent ones always are
+    behavior: list[str] | None = None  # variables to use; null: all
+    behavior_kinds: dict[str, str] = field(default_factory=dict)  # name -> continuous, circular or categorical
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How a model is fitted. null means what the model recommends (`lvmzoo show NAME`)."""
+
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None  # trials a step, or references a step for contrastive models
+    learning_rate: float | None = None  # gradient models
+    weight_decay: float = 0.0
+    gradient_clip: float | None = None  # largest norm of the gradient
+    tolerance: float = 1e-6  # EM stops when the log-likelihood per bin gains less than this fraction
+    patience: int = 10  # validations without improvement before training stops; 0: never stop early
+    validate_every_steps: int = 100  # gradient models
+    accelerator: str = "auto"  # auto, cpu, gpu, mps
+    devices: int = 1  # processes or devices; more than one trains with DDP
+    precision: str = "32"  # 32, 64, or bf16 for gradient models; statistics models always sum and solve in float64
+    threads: int | None = None  # CPU threads; null: one for small problems, else torch's default
+    checkpoint_every_s: float = 30.0
+    progress: bool = True
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where the history goes besides the run folder."""
+
+    name: str = "csv"  # csv, wandb or tensorboard
+    project: str = "lvmzoo"
+    group: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run: a model, data, and how to fit it."""
+
+    model: Any  # the config dataclass of a registry entry; its ``name`` says which
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 0
+    output: str = "runs"  # the run folder is made in here
+    name: str | None = None  # of the run folder; null: model, session and time
+    resume: str | None = None  # a run folder to continue
+    report: bool = True

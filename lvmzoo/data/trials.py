@@ -1,0 +1,119 @@
+"""Binned trials of one session, stored end to end, and batches cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+from lvmzoo.batch import Batch, Layout
+
+__all__ = ["Session", "Trials"]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Ragged trials of one session: trial ``i`` is the bins ``start[i]:stop[i]`` of the stored arrays.
+
+    A selection of trials, or of stretches of a long one, shares the arrays with the whole: nothing is copied.
+    """
+
+    layout: Layout
+    activity: Num[Tensor, "bin unit"]  # uint8, int16 or int32 counts, or float32; zero where missing
+    start: Int[np.ndarray, " trial"]
+    stop: Int[np.ndarray, " trial"]
+    valid: Bool[Tensor, " bin"]  # False in gaps of the recording
+    table: pd.DataFrame  # a row a trial; has start_s and the columns of the file (condition, target, ...)
+    missing: Bool[Tensor, "bin unit"] | None = None  # single samples that were not recorded
+    behavior: Mapping[str, Float[Tensor, "bin channel"]] = field(default_factory=dict)
+    inputs: Mapping[str, Float[Tensor, "bin channel"]] = field(default_factory=dict)
+    truth: Mapping[str, Float[Tensor, "bin channel"]] = field(default_factory=dict)  # simulations: "latents", "rates"
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " trial"]:
+        """Number of bins of each trial."""
+        return self.stop - self.start
+
+    @property
+    def n_bins(self) -> int:
+        """Bins of all trials, gaps included."""
+        return int(self.lengths.sum())
+
+    @property
+    def flat(self) -> Int[np.ndarray, " selected"]:
+        """Indices of the stored bins of all trials, in order."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.concatenate([np.arange(a, b) for a, b in zip(self.start, self.stop, strict=True)])
+
+    def select(self, trials: Sequence[int] | np.ndarray) -> Trials:
+        """Return some of the trials."""
+        rows = np.asarray(trials, dtype=np.int64)
+        return replace(
+            self, start=self.start[rows], stop=self.stop[rows], table=self.table.iloc[rows].reset_index(drop=True)
+        )
+
+    def batch(self, trials: Sequence[int] | np.ndarray | None = None) -> Batch:
+        """Return trials on a common grid, padded at their ends; a view where they lie end to end with equal length.
+
+        An index of -1 is a filler: a trial without a valid bin.
+        """
+        rows = np.arange(len(self)) if trials is None else np.asarray(trials, dtype=np.int64)
+        filler = rows < 0
+        start = np.where(filler, 0, self.start[rows] if len(self) else 0)
+        length = np.where(filler, 0, self.lengths[rows] if len(self) else 0)
+        bins = int(length.max()) if len(rows) else 0
+        whole = len(rows) > 0 and not filler.any() and bool((length == bins).all())
+        if whole and bool((np.diff(start) == bins).all()):
+            first, last = int(start[0]), int(start[-1]) + bins
+            shape = (len(rows), bins)
+
+            def cut(stored: Tensor, _fill: float) -> Tensor:
+                return stored[first:last].unflatten(0, shape)
+        else:
+            grid = torch.from_numpy(np.minimum(start[:, None] + np.arange(bins), len(self.valid) - 1))
+            padding = torch.from_numpy(np.arange(bins) >= length[:, None])
+
+            def cut(stored: Tensor, fill: float) -> Tensor:
+                taken = stored[grid]
+                taken[padding] = fill
+                return taken
+
+        valid = cut(self.valid, False)
+        activity = cut(self.activity, 0)
+        observed = valid.unsqueeze(-1).expand(activity.shape)
+        if self.missing is not None:
+            observed = observed & ~cut(self.missing, True)
+        return Batch(
+            activity=activity,
+            valid=valid,
+            observed=observed,
+            behavior={name: cut(values, torch.nan) for name, values in self.behavior.items()},
+            inputs={name: cut(values, 0.0) for name, values in self.inputs.items()},
+            trial_index=torch.from_numpy(rows.copy()),
+            start_bin=torch.zeros(len(rows), dtype=torch.int64),
+            layout=self.layout,
+        )
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session ready for training: three parts that share no bin, and what the user should know about them."""
+
+    train: Trials
+    validation: Trials
+    test: Trials
+    notes: tuple[str, ...] = ()  # units dropped, smoothing that looks ahead, a split that shares slow drift
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that all parts share."""
+        return self.train.layout

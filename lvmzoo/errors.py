@@ -1,0 +1,47 @@
+"""What a user can get wrong, said in three lines: what, why, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["DivergedError", "UserError", "nearest", "unknown"]
+
+
+class UserError(ValueError):
+    """A mistake in the user's input or configuration (exit code 2).
+
+    Parameters
+    ----------
+    what : the file, field and value that is wrong.
+    why : what is allowed there.
+    fix : what to do about it.
+    """
+
+    def __init__(self, what: str, why: str, fix: str) -> None:
+        super().__init__(what, why, fix)
+        self.what, self.why, self.fix = what, why, fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.why}\n{self.fix}"
+
+
+class DivergedError(RuntimeError):
+    """Training produced a value that is not finite (exit code 3)."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option that looks most like ``name``, or None."""
+    found = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown(kind: str, name: str, options: Iterable[str], fix: str = "") -> UserError:
+    """Build the error for a name that does not exist, with the nearest one that does."""
+    options = sorted(options)
+    close = nearest(name, options)
+    return UserError(
+        f"There is no {kind} named '{name}'.",
+        f"Available: {', '.join(options) or 'none'}.",
+        f"Did you mean '{close}'?" if close else fix or f"Choose one of the available {kind} names.",
+    )

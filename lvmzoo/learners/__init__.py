@@ -1,0 +1,1 @@
+"""The Lightning modules, one for each way of fitting."""

@@ -1,0 +1,1 @@
+"""Scores of fitted models, one a file."""

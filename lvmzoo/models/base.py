@@ -1,0 +1,175 @@
+"""The contracts that a model signs: two ways of fitting, and capabilities that metrics look for.
+
+A model is a plain ``nn.Module``. It never sees a trainer, an optimizer, a device setting or a file.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lvmzoo.batch import Batch, Layout, Sampling, TrialSampling
+
+__all__ = [
+    "Communicates",
+    "Decodes",
+    "Forecasts",
+    "GradientModel",
+    "HasPosterior",
+    "Loss",
+    "Model",
+    "Reconstructs",
+    "Samples",
+    "Scores",
+    "StatisticsModel",
+    "capabilities",
+]
+
+Statistics = TypeVar("Statistics", bound=tuple)  # a flat NamedTuple of float64 tensors, added leaf by leaf
+
+
+class Model(nn.Module, abc.ABC):
+    """A latent-variable model of population activity, built as ``Model(config, layouts)``, one layout a session.
+
+    Numbers that the data decide come from the layouts and are never typed into a config.
+    """
+
+    def __init__(self, config: Any, layouts: Sequence[Layout]) -> None:
+        super().__init__()
+        self.config = config
+        self.layouts = {layout.session: layout for layout in layouts}
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Set starting values from training data: once, the same on each rank, not on resume.
+
+        ``batches`` can be iterated more than once.
+        """
+
+    @abc.abstractmethod
+    def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
+        """Return the posterior mean of the latents given what is observed.
+
+        Behavior is hidden unless the model declares it as input. Bins that are not valid hold zeros.
+        """
+
+
+class StatisticsModel(Model):
+    """Fitted by summing statistics over the data, then solving: closed form, or EM."""
+
+    passes: ClassVar[int | None]  # passes over the data to a solution; None: until converged
+
+    @abc.abstractmethod
+    def statistics(self, batch: Batch) -> Any:
+        """Return moments of one batch (closed form) or their posterior expectation (the E-step).
+
+        A flat ``NamedTuple`` of float64 tensors; the learner adds them over batches, sessions and ranks.
+        """
+
+    @abc.abstractmethod
+    def update(self, statistics: Any) -> Float[Tensor, ""]:
+        """Solve for the parameters (the M-step); return the objective per valid bin, higher is better.
+
+        For EM it is the log-likelihood, in nats per bin, of the parameters *before* the update.
+        """
+
+
+class Loss(NamedTuple):
+    """Named terms whose sum is minimized, each a mean over ``weight`` observations."""
+
+    terms: Mapping[str, Tensor]
+    weight: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of the terms."""
+        return sum(self.terms.values(), start=self.weight.new_zeros(()))
+
+
+class GradientModel(Model):
+    """Fitted by descending a loss.
+
+    The learner seeds torch's random state from (seed, step) before every call of ``loss``: draws need no generator.
+    """
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the training data are drawn."""
+        return TrialSampling()
+
+    @abc.abstractmethod
+    def loss(self, batch: Batch, step: int) -> Loss:
+        """Return the loss of one batch; finite, with weight 0, for a batch without a valid bin."""
+
+
+class Reconstructs(abc.ABC):
+    """Predicts the activity of every unit, whether it was observed or not."""
+
+    @abc.abstractmethod
+    def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
+        """Return the expected activity per bin of every unit."""
+
+
+class Communicates(abc.ABC):
+    """Predicts a target region from a source region."""
+
+    source: str
+    target: str
+
+    @abc.abstractmethod
+    def predict_target(self, batch: Batch) -> Float[Tensor, "trial bin target_unit"]:
+        """Return the expected activity of the target region given the source region alone."""
+
+
+class Decodes(abc.ABC):
+    """Predicts behavior by itself."""
+
+    @abc.abstractmethod
+    def decode(self, batch: Batch) -> Mapping[str, Float[Tensor, "trial bin channel"]]:
+        """Return each behavior variable that the model decodes."""
+
+
+class Forecasts(abc.ABC):
+    """Predicts activity ahead of time."""
+
+    @abc.abstractmethod
+    def forecast(self, batch: Batch, horizon: int) -> Float[Tensor, "trial bin unit"]:
+        """Return the expected activity of each bin given the bins up to ``horizon`` bins earlier."""
+
+
+class Samples(abc.ABC):
+    """Generates data."""
+
+    @abc.abstractmethod
+    def sample(self, session: str, trials: int, bins: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return latents (trial, bin, latent) and activity (trial, bin, unit), drawn from the model."""
+
+
+class Scores(abc.ABC):
+    """Has a tractable likelihood."""
+
+    @abc.abstractmethod
+    def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
+        """Return the log-likelihood of the observed activity of each trial, in nats."""
+
+
+class HasPosterior(abc.ABC):
+    """Knows how uncertain its latents are."""
+
+    @abc.abstractmethod
+    def posterior(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"]]:
+        """Return the mean and covariance of the latents in each bin given what is observed."""
+
+
+CAPABILITIES: tuple[type, ...] = (Reconstructs, Communicates, Decodes, Forecasts, Samples, Scores, HasPosterior)
+
+
+def capabilities(model: Model | type[Model]) -> tuple[str, ...]:
+    """Return the names of what a model, or a class of models, can do."""
+    cls = model if isinstance(model, type) else type(model)
+    return tuple(capability.__name__ for capability in CAPABILITIES if issubclass(cls, capability))

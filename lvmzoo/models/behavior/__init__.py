@@ -1,0 +1,1 @@
+"""Models aligned with behavior."""
