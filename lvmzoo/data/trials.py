@@ -70,7 +70,7 @@ class Trials:
         filler = rows < 0
         start = np.where(filler, 0, self.start[rows] if len(self) else 0)
         length = np.where(filler, 0, self.lengths[rows] if len(self) else 0)
-        bins = int(length.max()) if len(rows) else 0
+        bins = max(int(length.max()), 1) if len(rows) else 1
         whole = len(rows) > 0 and not filler.any() and bool((length == bins).all())
         if whole and bool((np.diff(start) == bins).all()):
             first, last = int(start[0]), int(start[-1]) + bins

@@ -49,6 +49,9 @@ class Model(nn.Module, abc.ABC):
         ``batches`` can be iterated more than once.
         """
 
+    def finish(self) -> None:
+        """Put the parameters into their canonical form; called once, when fitting is over."""
+
     @abc.abstractmethod
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the posterior mean of the latents given what is observed.
@@ -107,6 +110,8 @@ class GradientModel(Model):
 
 class Reconstructs(abc.ABC):
     """Predicts the activity of every unit, whether it was observed or not."""
+
+    positive_rates: ClassVar[bool] = False  # True: the rates of counts are positive and scored as they are
 
     @abc.abstractmethod
     def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
