@@ -1,0 +1,139 @@
+"""The command line: ``lvmzoo train | list | show | cite | inspect | simulate``.
+
+Each command imports what it needs when it runs, so that the light ones start at once. Exit codes: 0 done; 2 a mistake
+in the input; 1 a fault of the program; 3 training diverged; 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lvmzoo.errors import DivergedError, Interrupted, UserError, nearest
+
+__all__ = ["failure", "main"]
+
+COMMANDS = {
+    "train": "fit a model to a recording and write a report",
+    "list": "the models of the zoo",
+    "show": "one model: what it does, its paper, its settings",
+    "cite": "the paper behind a model, as BibTeX",
+    "inspect": "what a file holds and what a run would use",
+    "simulate": "write a simulated recording, ground truth included",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors go to standard error."""
+    warnings.formatwarning = _one_line
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code, lines = failure(error)
+        print("\n".join(lines), file=sys.stderr)
+        return code
+
+
+def failure(error: Exception) -> tuple[int, list[str]]:
+    """Return the exit code of an exception and the lines that tell the user; a fault's traceback goes to a log file."""
+    if os.environ.get("LVMZOO_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, UserError):
+        return 2, [f"Error: {error.what}", f"  {error.why}", f"  {error.fix}"]
+    if isinstance(error, Interrupted):
+        return 128 + error.signal, [str(error)]
+    if isinstance(error, DivergedError):
+        return 3, [f"Training diverged: {error}"]
+    with tempfile.NamedTemporaryFile("w", prefix="lvmzoo-", suffix=".log", delete=False, encoding="utf-8") as log:
+        traceback.print_exception(error, file=log)
+    return 1, [
+        f"lvmzoo failed: {type(error).__name__}: {error}",
+        "  This is a fault of the program, not of your input.",
+        f"  Please report it with the traceback in {log.name}.",
+    ]
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command == "train":
+        from lvmzoo import train_command
+
+        return train_command.run(rest)
+    if command in ("-sc", "--shell-completion", "--shell_completion"):
+        from lvmzoo import completion
+
+        return completion.run(rest)
+    return _light(arguments or ["--help"])
+
+
+def _light(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    from lvmzoo import commands
+
+    if options.command == "list":
+        commands.list_models()
+    elif options.command == "show":
+        commands.show(options.name)
+    elif options.command == "cite":
+        commands.cite(options.name)
+    elif options.command == "inspect":
+        commands.inspect_file(options.file)
+    elif options.command == "simulate":
+        commands.simulate(options.name, Path(options.file), seed=options.seed)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        words = [word for word in sys.argv[1:2] if not word.startswith("-")]
+        close = nearest(words[0], COMMANDS) if words and words[0] not in COMMANDS else None
+        raise UserError(
+            f"{self.prog}: {message}.",
+            f"{self.format_usage().strip().removeprefix('usage: ')}",
+            f"Did you mean 'lvmzoo {close}'?" if close else f"`{self.prog} --help` explains the command.",
+        )
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="lvmzoo", description="Latent-variable models for neural population recordings.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands", parser_class=_Parser
+    )
+    parsers = {name: commands.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
+    parsers["show"].add_argument("name", help="a model of `lvmzoo list`")
+    parsers["cite"].add_argument("name", help="a model of `lvmzoo list`")
+    parsers["inspect"].add_argument("file", help="an NWB or npz file")
+    parsers["simulate"].add_argument("name", help="lds, two_regions, lorenz or reach")
+    parsers["simulate"].add_argument("file", metavar="OUT.nwb", help="the file to write")
+    parsers["simulate"].add_argument("--seed", type=int, default=0, help="of the simulated recording (default 0)")
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"lvmzoo {version('lvmzoo')}")
+        parser.exit()
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    return f"Warning: {message}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

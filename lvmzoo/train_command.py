@@ -1,0 +1,282 @@
+"""``lvmzoo train``: overrides in, a run folder and a short table out; ``-m`` runs a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+from rich.markup import escape
+from rich.table import Table
+
+from lvmzoo.cli import failure
+from lvmzoo.commands import console_of_width
+from lvmzoo.errors import Interrupted, UserError
+from lvmzoo.fields import describe_fields
+from lvmzoo.store import compose, config_folder, fill_store, group_options, load, to_experiment
+from lvmzoo.wrong_config import explain
+
+if TYPE_CHECKING:
+    from lvmzoo.config import Experiment
+    from lvmzoo.run import Run
+
+__all__ = ["call_hydra", "run"]
+
+GROUPS = ("model", "data", "trainer", "logger", "experiment")
+HELP = """\
+[bold]lvmzoo train[/bold] [OVERRIDES] [--config-dir DIR] [-m]
+
+Fits a model to a recording, scores it, and writes a run folder with report.html.
+
+[bold]Examples[/bold]
+  lvmzoo train                                          the default model on simulated reaches
+  lvmzoo train model=lds model.latents=8 data=nwb data.path=FILE.nwb trainer.max_epochs=50 seed=1
+  lvmzoo train experiment=reach_lds                     a whole experiment from configs/experiment
+  lvmzoo train --config-dir DIR experiment=mine         one of your own, DIR/experiment/mine.yaml
+  lvmzoo train -m model=lds,contrastive seed=0,1        a sweep of four runs
+  lvmzoo train -m hydra/launcher=joblib seed=0,1,2,3    several at a time
+  lvmzoo train resume=RUN_FOLDER                        continue a run that was stopped
+"""
+FLAGS = """\
+[bold]Flags[/bold]
+  -m, --multirun       run every combination of values that are separated by commas
+  -cd, --config-dir    a folder of your own configs, searched first
+  --cfg job            print the composed configuration and stop
+  -sc install=bash     print a script for tab completion: eval "$(lvmzoo -sc install=bash)"
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run ``lvmzoo train`` with these arguments and return the exit code."""
+    options = _parse(arguments)
+    if options.help:
+        _help()
+    elif options.shell_completion or options.cfg or options.info or options.hydra_help:
+        call_hydra(arguments)
+    elif options.multirun:
+        return _sweep(arguments, options)
+    else:
+        _one(compose(options.overrides, options.config_dir))
+    return 0
+
+
+def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
+    """Hand over to Hydra's own command line; raises UserError for what it refuses."""
+    fill_store()
+    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")
+    with _as_command_line(["lvmzoo", *arguments]):
+        try:
+            main(task or _nothing)()
+        except (UserError, Interrupted):
+            raise
+        except Exception as error:
+            raise explain(error, [word for word in arguments if "=" in word]) from error
+
+
+def _one(experiment: Experiment) -> None:
+    from lvmzoo.train import train
+
+    finished = train(experiment)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of DDP run this command, too
+        _print_scores(finished)
+
+
+def _print_scores(finished: Run) -> None:
+    console = console_of_width()
+    table = Table(box=None, pad_edge=False)
+    columns = ("metric", "target", "value", "unit", "session")
+    for column in columns[: 5 if len({score.session for score in finished.scores}) > 1 else 4]:
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for score in finished.scores:
+        spread = f" ± {score.spread:.2g}" if score.spread is not None else ""
+        cells = (score.metric, score.target, f"{score.value:.4g}{spread}", score.unit, score.session)
+        table.add_row(*(escape(cell) for cell in cells[: len(table.columns)]))
+    if finished.scores:
+        console.print(table)
+    if finished.folder is not None:
+        report = finished.folder / "report.html"
+        print(f"Run: {finished.folder}")
+        if report.exists():
+            print(f"Report: {report}")
+
+
+def _sweep(arguments: Sequence[str], options: argparse.Namespace) -> int:
+    """Run every combination; each job leaves its outcome in a file, so that none is lost whatever launches it."""
+    folder = _sweep_folder(str(load(_first_values(options.overrides), options.config_dir).output))
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    try:
+        call_hydra([*arguments, f"hydra.sweep.dir='{quoted}'"], _job)
+    finally:
+        outcomes = [json.loads(path.read_text()) for path in sorted(folder.glob("job-*.json"), key=_job_number)]
+        if not outcomes and not any(path.is_dir() for path in folder.iterdir()):
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()  # nothing was started
+        else:
+            _print_outcomes(folder, outcomes)
+    return next((outcome["code"] for outcome in outcomes if outcome["code"] != 0), 0)
+
+
+def _job(composed: DictConfig) -> None:
+    """Run one job of a sweep, in whatever process the launcher puts it."""
+    settings = HydraConfig.get()
+    folder = Path(settings.sweep.dir)
+    outcome: dict[str, Any] = {
+        "job": int(settings.job.num),
+        "overrides": [str(override) for override in settings.overrides.task],
+        "code": 1,
+        "error": ["did not finish"],
+    }
+    path = folder / f"job-{outcome['job']}.json"
+    path.write_text(json.dumps(outcome))
+    try:
+        experiment = to_experiment(composed)
+        if experiment.trainer.devices > 1:
+            raise UserError(
+                f"trainer.devices={experiment.trainer.devices} does not work in a sweep.",
+                "Every process of a job would start the whole sweep again.",
+                "Sweep with trainer.devices=1, or start the runs one by one.",
+            )
+        from lvmzoo.train import train
+
+        name = experiment.name or f"job-{outcome['job']}-{experiment.model.name}"
+        finished = train(replace(experiment, output=str(folder), name=name))
+    except Interrupted:
+        raise  # stops the sweep
+    except Exception as error:
+        code, lines = failure(error)
+        outcome |= {"code": code, "error": lines}
+        print("\n".join(lines), file=sys.stderr)
+    else:
+        scores = [
+            {"metric": score.metric, "target": score.target, "session": score.session, "value": score.value}
+            for score in finished.scores
+        ]
+        outcome |= {"code": 0, "error": [], "folder": str(finished.folder), "scores": scores}
+    path.write_text(json.dumps(outcome, indent=2))
+
+
+def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
+    console = console_of_width()
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "overrides", "scores", "run folder"):
+        table.add_column(column, overflow="fold")
+    for outcome in outcomes:
+        scores = outcome.get("scores", [])
+        shown = ", ".join(f"{s['metric']} {s['target']} {s['value']:.3g}".replace("  ", " ") for s in scores[:3])
+        table.add_row(
+            str(outcome["job"]),
+            escape(" ".join(outcome["overrides"])),
+            "[red]failed[/red]" if outcome["code"] else escape(shown),
+            escape(outcome.get("folder", "")),
+        )
+    console.print(table)
+    failed = [outcome for outcome in outcomes if outcome["code"]]
+    for outcome in failed:
+        first = outcome["error"][0].removeprefix("Error: ")
+        print(f"Job {outcome['job']} ({' '.join(outcome['overrides'])}) failed: {first}", file=sys.stderr)
+    print(f"Sweep: {folder}, {len(outcomes) - len(failed)} of {len(outcomes)} runs done")
+
+
+def _sweep_folder(output: str) -> Path:
+    """Make the folder of one sweep; two started in the same second get two folders."""
+    parent = Path(output)
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("sweep-%Y%m%d-%H%M%S")
+    for attempt in range(1, 1000):
+        folder = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise UserError(f"{parent} holds too many sweeps named {stamp}.", "At most 999.", "Choose another output=….")
+
+
+def _first_values(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of the first job of a sweep; ranges that a sweeper draws from are left out."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except Exception as error:
+        raise explain(error, overrides) from error
+    first = []
+    for override in parsed:
+        if not override.is_sweep_override():
+            first.append(str(override.input_line))
+        elif override.is_discrete_sweep():
+            first.append(f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}")
+    return first
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = get_args_parser()
+    parser.prog = "lvmzoo train"
+    parser.error = _refuse  # type: ignore[method-assign]
+    options = parser.parse_args(list(arguments))
+    if options.config_name or options.config_path:
+        raise UserError(
+            "--config-name and --config-path are not supported.",
+            "The primary config is the shipped train.yaml.",
+            "Put your own choices in DIR/experiment/NAME.yaml: --config-dir DIR experiment=NAME.",
+        )
+    return options
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(
+        f"lvmzoo train: {message}.",
+        "Settings are written name=value, without dashes; flags are -m and --config-dir DIR.",
+        "`lvmzoo train --help` shows examples.",
+    )
+
+
+def _help() -> None:
+    from lvmzoo.config import Experiment, TrainerConfig
+
+    console = console_of_width()
+    console.print(HELP, soft_wrap=True)
+    console.print("[bold]Choices[/bold]")
+    for group in GROUPS:
+        console.print(f"  {group + '=':<12}{', '.join(group_options(group))}", markup=False, soft_wrap=True)
+    console.print("\n[bold]Settings[/bold] (`lvmzoo show NAME` lists those of a model, `--cfg job` all of a run)")
+    for prefix, config in (("", Experiment), ("trainer.", TrainerConfig)):
+        for field in describe_fields(config):
+            if field.meaning and field.name != "model":
+                console.print(f"  {prefix + field.name:<29}{field.meaning}", markup=False, soft_wrap=True)
+    console.print()
+    console.print(FLAGS, soft_wrap=True)
+
+
+@contextmanager
+def _as_command_line(words: list[str]) -> Iterator[None]:
+    """Let Hydra read its arguments where it looks for them, and raise its errors rather than print them."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _job_number(path: Path) -> int:
+    return int(path.stem.removeprefix("job-"))
+
+
+def _nothing(_: DictConfig) -> None:
+    """Stand in where Hydra wants a task and runs none."""
