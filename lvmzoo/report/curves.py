@@ -1,0 +1,123 @@
+"""Figures of the whole run: learning curves, and how prediction between regions grows with rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lvmzoo.report.style import INK, MUTED, PARTS, PREDICTED, THIRD, Picture, picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lvmzoo.run import Run
+
+__all__ = ["learning_curves", "rank_curve"]
+
+_CLOCK = ("epoch", "step", "seconds")
+_NAMES = {
+    "log_likelihood_per_bin": ("Log-likelihood", "nats per bin"),
+    "loss": ("Loss", "loss"),
+    "info_nce": ("InfoNCE", "nats"),
+    "objective": ("Objective", "objective"),
+}
+_FIRST = ("log_likelihood_per_bin", "loss", "info_nce")
+
+
+def learning_curves(run: Run) -> Iterator[Picture]:
+    """Draw each logged quantity over training, training and validation data together; at most six."""
+    history = run.history
+    quantities: dict[str, dict[str, str]] = {}
+    for column in map(str, history.columns):
+        if column in _CLOCK or not pd.api.types.is_numeric_dtype(history[column]):
+            continue
+        part, _, quantity = column.rpartition("/")
+        quantities.setdefault(quantity, {})[part] = column
+    order = sorted(quantities, key=lambda q: (_FIRST.index(q) if q in _FIRST else len(_FIRST), len(quantities[q]) < 2))
+    by_epoch = "epoch" in history and history["epoch"].nunique() >= max(2, len(history) // 2)
+    clock = "epoch" if by_epoch or "step" not in history else "step"
+    for quantity in order[:6]:
+        lines = {
+            part: history[[clock, column]].dropna().sort_values(clock) for part, column in quantities[quantity].items()
+        }
+        lines = {part: line for part, line in lines.items() if len(line) > 1}
+        if lines:
+            yield _curve(quantity, clock, lines)
+
+
+def _curve(quantity: str, clock: str, lines: dict[str, pd.DataFrame]) -> Picture:
+    title, label = _NAMES.get(quantity, (quantity.replace("_", " ").capitalize(), quantity.replace("_", " ")))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for part, line in lines.items():
+            x, y = line.iloc[:, 0].to_numpy(float), line.iloc[:, 1].to_numpy(float)
+            color = PARTS.get(part, MUTED)
+            if len(y) > 300:  # single steps are noisy: show their running median
+                axes.plot(x, y, color=color, alpha=0.2, linewidth=0.6, rasterized=True)
+                y = pd.Series(y).rolling(len(y) // 60, center=True, min_periods=1).median().to_numpy()
+            axes.plot(x, y, color=color, label=_part_label(part), marker="o" if len(y) < 12 else None, markersize=3.5)
+        axes.set_xlabel("pass over the data (epoch)" if clock == "epoch" else "step")
+        axes.set_ylabel(label)
+        axes.locator_params(axis="x", integer=True)
+        if len(lines) > 1 or next(iter(lines)):
+            axes.legend(loc="best")
+
+    ends = ", ".join(f"{_part_label(part)} ends at {line.iloc[-1, 1]:.4g}" for part, line in lines.items())
+    return picture(
+        draw,
+        title=title,
+        caption=f"{ends[0].upper()}{ends[1:]} ({label}).",
+        alt=f"Line chart of {label} over training: {ends}.",
+        width=THIRD,
+        height=2.5,
+    )
+
+
+def _part_label(part: str) -> str:
+    return {"train": "training", "": "value"}.get(part, part)
+
+
+def rank_curve(run: Run) -> Iterator[Picture]:
+    """Draw the cross-validated prediction of the target region by rank, for models that have such a curve."""
+    curve: dict[str, Any] | None = getattr(run.model, "curve", None)
+    if not curve or "explained" not in curve:
+        return
+    mean, error = np.asarray(curve["explained"], float), np.asarray(curve["standard_error"], float)
+    chosen = int(curve["rank"])
+    if not np.isfinite(mean).any():
+        return
+    rank = np.arange(len(mean))
+    best = int(np.nanargmax(mean))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axhspan(mean[best] - error[best], mean[best], color=PARTS["train"], alpha=0.10, linewidth=0)
+        axes.errorbar(rank, mean, error, color=PARTS["train"], marker="o", markersize=3.5, elinewidth=1, capsize=0)
+        axes.plot(chosen, mean[chosen], "o", color=PREDICTED, markersize=7, zorder=5)
+        axes.annotate(
+            f"rank {chosen}",
+            (chosen, mean[chosen]),
+            xytext=(9, -14),
+            textcoords="offset points",
+            color=PREDICTED,
+            fontweight="bold",
+        )
+        axes.set_xlabel("rank (predictive dimensions)")
+        axes.set_ylabel("1 - NSE")
+        axes.locator_params(axis="x", integer=True)
+        axes.axhline(0, color=INK, linewidth=0.5)
+
+    yield picture(
+        draw,
+        title="Prediction by rank",
+        caption=(
+            f"Cross-validated 1 - NSE on training data, mean and SEM over folds. The band is within one SEM of the best "
+            f"(rank {best}, {mean[best]:.3f}); rank {chosen} was chosen ({mean[chosen]:.3f})."
+        ),
+        alt=f"1 - NSE by rank rises to {mean[best]:.3f} at rank {best}; rank {chosen} with {mean[chosen]:.3f} was chosen.",
+        height=3.0,
+    )

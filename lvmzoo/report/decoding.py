@@ -1,0 +1,198 @@
+"""Figures of what can be predicted from the latents: behavior, or the activity of another region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lvmzoo.batch import Kind, Variable
+from lvmzoo.report.activity import broken, stretch, stretch_label
+from lvmzoo.report.style import HAIRLINE, INK, MUTED, PREDICTED, RECORDED, THIRD, WIDE, Picture, heat_map, picture
+from lvmzoo.report.view import View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["communication_figures", "decoding_figures"]
+
+_MOST_VARIABLES, _STRETCH_S, _UNITS = 3, 40.0, 5
+
+
+def decoding_figures(view: View) -> Iterator[Picture]:
+    """Draw true against decoded behavior over a stretch of test data, and for all of it."""
+    shown = [name for name in view.variables if (view.layout.session, name) in view.run.decoders]
+    for name in shown[:_MOST_VARIABLES]:
+        variable = view.variables[name]
+        decoder = view.run.decoders[view.layout.session, name]
+        true = view.behavior("test", name)
+        decoded = np.asarray(decoder.predict(view.evaluation.latents("test")), dtype=np.float64)
+        decoded = decoded.reshape(true.shape)
+        if variable.kind is Kind.CIRCULAR:
+            true, decoded = np.degrees(np.mod(true, 2 * np.pi)), np.degrees(np.mod(decoded, 2 * np.pi))
+        quality = _quality(true, decoded, variable)
+        readout = {"knn": "k nearest neighbors", "ridge": "ridge regression"}.get(getattr(decoder, "kind", ""), "")
+        yield _over_time(view, name, variable, true, decoded, quality, readout)
+        if variable.kind is not Kind.CATEGORICAL:
+            for channel in range(min(2, variable.channels)):
+                yield _against(name, variable, channel, true[:, channel], decoded[:, channel])
+
+
+def _channel_name(name: str, variable: Variable, channel: int) -> str:
+    readable = name.replace("_", " ")
+    return readable if variable.channels == 1 else f"{readable}, channel {channel + 1}"
+
+
+def _quality(true: np.ndarray, decoded: np.ndarray, variable: Variable) -> str:
+    """Say how well all test bins are decoded."""
+    known = np.isfinite(true).all(1) & np.isfinite(decoded).all(1)
+    true, decoded = true[known], decoded[known]
+    if not len(true):
+        return "no labeled test bins"
+    if variable.kind is Kind.CATEGORICAL:
+        return f"{100 * (true.round() == decoded.round()).mean():.0f} % of test bins correct"
+    if variable.kind is Kind.CIRCULAR:
+        error = np.abs((decoded - true + 180) % 360 - 180)
+        return f"median error {np.median(error):.1f}° (chance 90°)"
+    spread = ((true - true.mean(0)) ** 2).sum(0)
+    r2 = 1 - ((true - decoded) ** 2).sum(0) / np.where(spread > 0, spread, np.nan)
+    return f"R² {np.nanmean(r2):.3f}"
+
+
+def _over_time(
+    view: View, name: str, variable: Variable, true: np.ndarray, decoded: np.ndarray, quality: str, readout: str
+) -> Picture:
+    rows, times = stretch(view, _STRETCH_S)
+    channels = min(3, variable.channels)
+    circular = variable.kind is Kind.CIRCULAR
+    clock, lines, guesses = broken(times, true[rows], decoded[rows], step=view.bin_s)
+    lines = _unwrapped_gaps(lines) if circular else lines
+
+    def draw(figure: Figure) -> None:
+        panels = np.atleast_1d(figure.subplots(channels, 1, sharex=True))
+        for channel, axes in enumerate(panels):
+            axes.plot(clock, lines[:, channel], color=RECORDED, linewidth=2.2, label="true")
+            if circular:
+                axes.plot(clock, guesses[:, channel], "o", color=PREDICTED, markersize=2.2, mew=0, label="decoded")
+                axes.set_yticks([0, 90, 180, 270, 360], ["0°", "90°", "180°", "270°", "360°"])
+                axes.set_ylim(0, 360)
+            else:
+                axes.plot(clock, guesses[:, channel], color=PREDICTED, linewidth=1.2, label="decoded")
+            if variable.kind is Kind.CATEGORICAL:
+                axes.set_yticks(range(len(variable.levels)), list(variable.levels))
+            axes.set_ylabel(_channel_name(name, variable, channel))
+        panels[-1].set_xlabel(stretch_label(view))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+
+    readable = name.replace("_", " ")
+    how = f" by {readout}" if readout else ""
+    return picture(
+        draw,
+        title=f"{readable[:1].upper()}{readable[1:]}: {quality}",
+        caption=f"A stretch of test data, decoded from the latents{how} fitted on training data; the number above is of all "
+        "test bins.",
+        alt=f"True and decoded {readable} over a stretch of test data; {quality}.",
+        width=WIDE,
+        height=1.1 + 1.35 * channels,
+    )
+
+
+def _unwrapped_gaps(degrees: np.ndarray) -> np.ndarray:
+    """Break lines where an angle passes from 360 to 0 degrees."""
+    out = degrees.copy()
+    out[1:][np.abs(np.diff(degrees, axis=0)) > 180] = np.nan
+    return out
+
+
+def _against(name: str, variable: Variable, channel: int, true: np.ndarray, decoded: np.ndarray) -> Picture:
+    """Draw the density of decoded against true values over all test bins."""
+    known = np.isfinite(true) & np.isfinite(decoded)
+    true, decoded = true[known], decoded[known]
+    circular = variable.kind is Kind.CIRCULAR
+    if circular:
+        low, high = 0.0, 360.0
+    else:
+        low, high = (float(v) for v in np.percentile(np.concatenate([true, decoded]), [0.5, 99.5]))
+        high = max(high, low + 1e-9)
+    counts, edges, _ = np.histogram2d(true, decoded, bins=60, range=[[low, high], [low, high]])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.pcolormesh(edges, edges, np.sqrt(counts.T), cmap=heat_map(), rasterized=True)
+        axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.set_aspect("equal")
+        if circular:
+            ticks = [0, 90, 180, 270, 360]
+            axes.set_xticks(ticks, [f"{t}°" for t in ticks])
+            axes.set_yticks(ticks, [f"{t}°" for t in ticks])
+        axes.set_xlabel("true")
+        axes.set_ylabel("decoded")
+
+    label = _channel_name(name, variable, channel)
+    return picture(
+        draw,
+        title=f"{label[:1].upper()}{label[1:]}, all test bins",
+        caption="Density of decoded against true values; on the dashed line they are equal.",
+        alt=f"Two-dimensional histogram of decoded against true {label}.",
+        width=THIRD,
+        height=3.1,
+    )
+
+
+def communication_figures(view: View) -> Iterator[Picture]:
+    """Draw what a model that communicates predicts of the target region."""
+    source: str = view.run.model.source  # type: ignore[assignment, union-attr]
+    target: str = view.run.model.target  # type: ignore[assignment, union-attr]
+    actual = view.activity("test")[:, view.layout.region(target)]
+    predicted = view.evaluation.predictions("test")
+    mean = np.nanmean(view.activity("train")[:, view.layout.region(target)], 0)
+    known = np.isfinite(actual)
+    error = np.where(known, actual - predicted, 0.0)
+    total = np.where(known, actual - mean, 0.0)
+    explained = 1 - (error**2).sum(0) / np.maximum((total**2).sum(0), 1e-300)
+    pooled = 1 - (error**2).sum() / max((total**2).sum(), 1e-300)
+
+    def units(figure: Figure) -> None:
+        axes = figure.subplots()
+        order = np.argsort(-explained)
+        axes.bar(np.arange(len(order)), explained[order], color=PREDICTED, width=0.75)
+        axes.axhline(pooled, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axhline(0, color=HAIRLINE, linewidth=0.8)
+        axes.set_ylim(bottom=max(-0.5, min(0.0, float(explained.min()))))
+        axes.set_xlabel(f"unit of {target}, sorted")
+        axes.set_ylabel("1 - NSE")
+        axes.locator_params(axis="x", integer=True)
+
+    yield picture(
+        units,
+        title=f"{source} predicts {target}",
+        caption=f"1 - NSE of each unit of {target} on test data, around its training mean; dashed: all units together "
+        f"({pooled:.3f}).",
+        alt=f"Bar chart of 1 - NSE of each unit of {target}; {pooled:.3f} for all together.",
+        height=3.0,
+    )
+    rows, times = stretch(view, _STRETCH_S / 4)
+    chosen = np.argsort(-np.nanvar(view.activity("train")[:, view.layout.region(target)], 0))[:_UNITS]
+    clock, data, line = broken(times, actual[rows][:, chosen], predicted[rows][:, chosen], step=view.bin_s)
+    ids: list[Any] = list(view.layout.unit_ids[view.layout.region(target)])
+
+    def traces(figure: Figure) -> None:
+        panels = np.atleast_1d(figure.subplots(len(chosen), 1, sharex=True))
+        for place, axes in enumerate(panels):
+            axes.plot(clock, data[:, place] * view.scale, color=RECORDED, linewidth=1)
+            axes.plot(clock, line[:, place] * view.scale, color=PREDICTED, linewidth=1.4)
+            axes.set_title(f"{ids[chosen[place]]} · {target}", fontsize=8, weight="normal", pad=2)
+            axes.locator_params(axis="y", nbins=3)
+        panels[-1].set_xlabel(stretch_label(view))
+        figure.supylabel("rate (Hz)" if view.counts else "signal", fontsize=8.5, color=MUTED)
+
+    yield picture(
+        traces,
+        title=f"Predicted and actual activity of {target}",
+        caption="Gray: recorded; orange: predicted from the source region. A stretch of test data; the units that vary most "
+        "in the training data.",
+        alt=f"Predicted against recorded activity of {len(chosen)} units of {target}.",
+        width=WIDE,
+        height=0.95 * len(chosen) + 0.6,
+    )

@@ -1,0 +1,153 @@
+"""The report of a run: one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvmzoo.checkpoint import write_bytes
+from lvmzoo.models.base import Communicates, Reconstructs
+from lvmzoo.report import text
+from lvmzoo.report.style import Picture
+
+if TYPE_CHECKING:
+    from lvmzoo.data.trials import Session
+    from lvmzoo.metrics.base import Score
+    from lvmzoo.report.view import View
+    from lvmzoo.run import Run
+
+__all__ = ["write_report"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_SESSIONS = 3  # a data set of many sessions shows the first few in figures, and all of them in the table
+
+
+@dataclass
+class Section:
+    """A part of the page: figures, and notes on those that could not be drawn."""
+
+    id: str
+    title: str
+    lead: str = ""
+    pictures: list[Picture] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def draw(self, figures: Callable[[], Iterator[Picture]]) -> Section:
+        """Add figures; one that fails leaves a note on the page, and the rest of the report stands."""
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Mean of empty slice|Degrees of freedom", module="numpy")
+                for picture in figures():
+                    self.pictures.append(picture)  # noqa: PERF402  what was drawn before a failure is kept
+        except Exception as error:
+            logger.warning("the report's section '%s' could not be drawn", self.title, exc_info=True)
+            self.failures.append(f"This part could not be drawn ({type(error).__name__}: {error}).")
+        return self
+
+
+@dataclass
+class SessionPage:
+    """All that the page shows of one session."""
+
+    id: str
+    name: str
+    facts: dict[str, str]
+    notes: list[str]
+    sections: list[Section]
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write the report of a run as one self-contained HTML file.
+
+    Parameters
+    ----------
+    run : a fitted model; figures of the data need its sessions, which a run that was loaded does not have.
+    path : where the file goes; it is replaced in one step.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(_content(run))
+    write_bytes(Path(path), page.encode())
+
+
+def _content(run: Run) -> dict[str, Any]:
+    from lvmzoo.report.curves import learning_curves, rank_curve
+
+    sessions = run.sessions or []
+    curve = Section("learning", "Learning curve").draw(lambda: learning_curves(run))
+    if not curve.pictures and not curve.failures:
+        curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
+    rank = Section("rank", "Rank").draw(lambda: rank_curve(run))
+    pages = [_session(run, session, number) for number, session in enumerate(sessions[:_MOST_SESSIONS])]
+    names = list(dict.fromkeys(score.session for score in run.scores))
+    reference = run.entry.reference
+    return {
+        "title": f"{run.entry.name} · {_name(sessions)}",
+        "model": run.entry.name,
+        "about": run.entry.summary,
+        "data": _name(sessions),
+        "summary": text.summary(run),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "reference": reference,
+        "highlights": text.highlights([score for score in run.scores if score.session == names[0]]) if names else [],
+        "tables": [(name, text.rows(_of(run.scores, name))) for name in names],
+        "whole": [section for section in (curve, rank) if section.pictures or section.failures or section.lead],
+        "sessions": pages,
+        "hidden_sessions": [session.layout.session for session in sessions[_MOST_SESSIONS:]],
+        "config": text.config_text({"experiment": run.experiment})[len("experiment:\n") :],
+        "facts": list(text.plain_facts(run.facts)),
+        "versions": dict(run.facts.get("versions", {})),
+        "folder": str(run.folder) if run.folder else "",
+    }
+
+
+def _name(sessions: list[Session]) -> str:
+    if not sessions:
+        return "a saved run"
+    return sessions[0].layout.session if len(sessions) == 1 else f"{len(sessions)} sessions"
+
+
+def _of(scores: list[Score], session: str) -> list[Score]:
+    return [score for score in scores if score.session == session]
+
+
+def _session(run: Run, session: Session, number: int) -> SessionPage:
+    from lvmzoo.metrics.base import Evaluation
+    from lvmzoo.report.activity import drift_figures, rate_figures
+    from lvmzoo.report.decoding import communication_figures, decoding_figures
+    from lvmzoo.report.latents import latent_figures
+    from lvmzoo.report.view import View
+
+    view = View(run, session, Evaluation(run.model, session, run.experiment.seed))
+    sections: list[tuple[str, str, bool, Callable[[View], Iterator[Picture]]]] = [
+        ("latents", "Latents", len(session.test) > 0, latent_figures),
+        ("rates", "Predicted rates against data", isinstance(run.model, Reconstructs), rate_figures),
+        ("communication", "Prediction between regions", isinstance(run.model, Communicates), communication_figures),
+        ("decoding", "Decoding", bool(run.decoders), decoding_figures),
+        ("drift", "Drift over the session", True, drift_figures),
+    ]
+    drawn = [
+        Section(f"{name}-{number}", title).draw(lambda draw=draw: draw(view))
+        for name, title, possible, draw in sections
+        if possible
+    ]
+    return SessionPage(
+        id=f"session-{number}",
+        name=session.layout.session,
+        facts=text.session_facts(session, run.experiment),
+        notes=text.session_notes(session, run.experiment),
+        sections=[section for section in drawn if section.pictures or section.failures],
+    )

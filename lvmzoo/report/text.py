@@ -1,0 +1,282 @@
+"""What a report says in words: sentences, facts, and the table of metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lvmzoo.batch import Observation
+from lvmzoo.models.base import GradientModel, Model, StatisticsModel
+
+if TYPE_CHECKING:
+    from lvmzoo.config import Experiment
+    from lvmzoo.data.trials import Session
+    from lvmzoo.metrics.base import Score
+    from lvmzoo.run import Run
+
+__all__ = ["Row", "config_text", "fitting", "highlights", "number", "rows", "session_facts", "session_notes", "summary"]
+
+_METRICS = {
+    "log_likelihood": "Log-likelihood",
+    "bits_per_spike": "Bits per spike, units that the model saw",
+    "co_bps": "Co-smoothing, held-out units",
+    "variance_explained": "1 - NSE of the target region",
+    "activity_r2": "R² of activity, units that the model saw",
+    "co_r2": "R² of activity, held-out units",
+    "latent_r2": "Recovery R² of the true latents",
+    "state_r2": "State R²",
+    "behavior_r2": "Behavior R², linear",
+    "behavior_r2_ridge": "Behavior R², linear",
+    "behavior_r2_knn": "Behavior R², nearest neighbors",
+    "behavior_error": "Median error, linear",
+    "behavior_error_ridge": "Median error, linear",
+    "behavior_error_knn": "Median error, nearest neighbors",
+    "behavior_accuracy": "Accuracy, linear",
+    "behavior_accuracy_ridge": "Accuracy, linear",
+    "behavior_accuracy_knn": "Accuracy, nearest neighbors",
+}
+_KEY = (
+    "latent_r2", "variance_explained", "co_bps", "co_r2", "behavior_error_knn", "behavior_error", "behavior_r2",
+    "behavior_accuracy", "behavior_r2_knn", "behavior_accuracy_knn", "bits_per_spike", "activity_r2", "log_likelihood",
+)  # fmt: skip
+_UNITS = {"deg": "°", "nats/bin": "nats per bin"}
+_MOST_HIGHLIGHTS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """A score as the table shows it."""
+
+    metric: str
+    target: str
+    value: str
+    spread: str
+    unit: str
+    better: str
+    n: str
+    note: str
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number as people write it: about three significant digits, a real minus, no exponent where avoidable."""
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{places}f}" if 1e-4 <= abs(value) < 1e7 else f"{value:.{digits - 1}e}"
+    return text.replace("-", "−")
+
+
+def _metric(score: Score) -> str:
+    return _METRICS.get(score.metric, score.metric.replace("_", " "))
+
+
+def _value(score: Score) -> tuple[str, str]:
+    """Return value and spread with the same number of decimals."""
+    value = number(score.value)
+    if score.spread is None or not math.isfinite(score.spread):
+        return value, ""
+    places = len(value.partition(".")[2]) if "e" not in value else None
+    if places is None:
+        return value, number(score.spread, 2)
+    spread = f"{score.spread:.{places}f}"
+    return value, spread if float(spread) > 0 else number(score.spread, 1)
+
+
+def rows(scores: list[Score]) -> list[Row]:
+    """Return the scores of a session as the rows of its table."""
+    return [
+        Row(
+            _metric(score),
+            score.target,
+            *_value(score),
+            _UNITS.get(score.unit, score.unit),
+            score.better,
+            f"{score.n:,}".replace(",", "\u2009") if score.n else "",
+            score.note,
+        )
+        for score in scores
+    ]
+
+
+def highlights(scores: list[Score]) -> list[Row]:
+    """Return the few scores of a session that say most, best known first, one a metric."""
+    chosen: dict[str, Score] = {}
+    for score in sorted(
+        (score for score in scores if score.metric in _KEY and math.isfinite(score.value)),
+        key=lambda score: _KEY.index(score.metric),
+    ):
+        family = score.metric.removesuffix("_knn").removesuffix("_ridge")
+        if family == "bits_per_spike" and "co_bps" in chosen:
+            continue
+        if family == "behavior_r2" and any(
+            kept.target == score.target and name == "behavior_error" for name, kept in chosen.items()
+        ):
+            continue
+        chosen.setdefault(family, score)
+    return rows(list(chosen.values())[:_MOST_HIGHLIGHTS])
+
+
+def fitting(model: Model) -> str:
+    """Say how a model is fitted."""
+    if isinstance(model, StatisticsModel):
+        return "EM" if model.passes is None else "closed form"
+    return "gradient descent" if isinstance(model, GradientModel) else "its own procedure"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}".replace(",", "\u2009")
+
+
+def _join(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _regions(session: Session) -> str:
+    names = [name for name in session.layout.units if name not in ("all", "")]
+    shown = [*names[:3], f"{len(names) - 3} more regions"] if len(names) > 4 else names
+    return f" of {_join(shown)}" if shown else ""
+
+
+def _seconds(session: Session, part: str) -> float:
+    return float(getattr(session, part).n_bins * session.layout.bin_width_s)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that people would choose."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
+
+
+def summary(run: Run) -> str:
+    """Say in one sentence what was run."""
+    name = run.entry.name
+    sessions = run.sessions or []
+    latents = getattr(run.experiment.model, "latents", None)
+    what = f"{name} with {_count(latents, 'latent')}" if isinstance(latents, int) else name
+    if not sessions:
+        return f"{what}, fitted by {fitting(run.model)}; the data are not part of this run."
+    bin_ms = f"{1000 * sessions[0].layout.bin_width_s:g} ms"
+    if len(sessions) == 1:
+        session = sessions[0]
+        data = f"{_count(session.layout.n_units, 'unit')}{_regions(session)} in session {session.layout.session}"
+        amount = _amount(session, "train")
+    else:
+        data = f"{_count(sum(s.layout.n_units for s in sessions), 'unit')} in {len(sessions)} sessions"
+        amount = f"{_count(sum(len(s.train) for s in sessions), 'trial')} of training data"
+    return (
+        f"{what}, fitted by {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}. Every figure and number below "
+        "that judges the model is of test data that it was not fitted to."
+    )
+
+
+def _amount(session: Session, part: str) -> str:
+    trials = len(getattr(session, part))
+    length = duration(_seconds(session, part))
+    return f"{_count(trials, 'trial')}, {length}" if trials != 1 else f"one stretch of {length}"
+
+
+def session_facts(session: Session, experiment: Experiment) -> dict[str, str]:
+    """Return what was recorded and how it was split, as short facts."""
+    layout = session.layout
+    units = ", ".join(f"{count} in {region}" for region, count in layout.units.items())
+    if layout.held_out:
+        units += f"; {len(layout.held_out)} held out for co-smoothing"
+    kind = "spike counts" if layout.observation is Observation.COUNTS else "a continuous signal"
+    facts = {
+        "Session": layout.session,
+        "Units": f"{layout.n_units} ({units})",
+        "Activity": f"{kind} in bins of {1000 * layout.bin_width_s:g} ms",
+        "Training": _amount(session, "train"),
+        "Validation": _amount(session, "validation") if len(session.validation) else "none",
+        "Test": _amount(session, "test") if len(session.test) else "none",
+        "Split": _split(session, experiment),
+    }
+    if layout.behavior:
+        names = [f"{name} ({variable.kind.value})" for name, variable in layout.behavior.items()]
+        facts["Behavior"] = ", ".join(names)
+    return facts
+
+
+def _split(session: Session, experiment: Experiment) -> str:
+    split = experiment.data.split
+    how = {
+        "blocks": "contiguous blocks",
+        "every": f"every {split.every}th trial is tested",
+        "list": "named trials",
+        "folds": f"fold {split.fold} of {split.folds} contiguous ones is tested",
+    }.get(split.by, split.by)
+    gap = smallest_gap_s(session)
+    return how if gap is None else f"{how}; at least {duration(gap)} between training and test data"
+
+
+def smallest_gap_s(session: Session) -> float | None:
+    """Return the shortest time between a training and a test bin, in seconds; None where a part is empty."""
+    spans = {}
+    for part in ("train", "test"):
+        trials = getattr(session, part)
+        if not len(trials) or "start_s" not in trials.table:
+            return None
+        start = trials.table["start_s"].to_numpy(float)
+        order = np.argsort(start)
+        spans[part] = start[order], (start + trials.lengths * session.layout.bin_width_s)[order]
+    (start, stop), (first, last) = spans["train"], spans["test"]
+    after = np.searchsorted(start, last - 1e-9)  # the first training trial after each test trial
+    gaps = np.full(len(first), np.inf)
+    gaps[after < len(start)] = (start[after[after < len(start)]] - last[after < len(start)]).clip(min=0)
+    before = after > 0
+    gaps[before] = np.minimum(gaps[before], (first[before] - stop[after[before] - 1]).clip(min=0))
+    return float(gaps.min())
+
+
+def session_notes(session: Session, experiment: Experiment) -> list[str]:
+    """Return the session's own notes, and what every reader must know about the split and the smoothing."""
+    notes = list(session.notes)
+    data = experiment.data
+    said = " ".join(notes).lower()
+    if data.split.by in ("every", "list") and "drift" not in said:
+        notes.append(
+            "Test trials lie between training trials: this split shares slow drift, which alone can look like decoding."
+        )
+    if data.smoothing_s > 0 and not data.causal_smoothing and "smooth" not in said:
+        notes.append(f"The activity was smoothed ({1000 * data.smoothing_s:g} ms); the smoothing looks ahead in time.")
+    return notes
+
+
+def config_text(plain: Mapping[str, Any]) -> str:
+    """Return a configuration as YAML."""
+    import yaml
+
+    return str(yaml.safe_dump(_plain(plain), sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def plain_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Return the facts of a run that are not shown elsewhere, as pairs of text."""
+    for key, value in facts.items():
+        if key in ("versions", "notes") or value in ("", None, {}, []):
+            continue
+        if key == "seconds" and isinstance(value, Mapping):
+            yield "Time", ", ".join(f"{stage} {duration(float(s))}" for stage, s in value.items())
+        elif isinstance(value, Mapping):
+            yield key.capitalize(), ", ".join(f"{name} {item}" for name, item in value.items())
+        else:
+            yield key.capitalize(), str(value)

@@ -1,0 +1,199 @@
+"""One session as the figures see it: flat arrays over valid bins, conditions, colors."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from lvmzoo.batch import Kind, Layout, Observation, Variable
+from lvmzoo.data.trials import Session, Trials
+from lvmzoo.report.style import palette
+
+if TYPE_CHECKING:
+    from lvmzoo.metrics.base import Evaluation
+    from lvmzoo.run import Run
+
+__all__ = ["Conditions", "View", "find_conditions"]
+
+_TELLING = ("condition", "target", "stimulus", "direction", "choice", "cue", "type", "go", "side")
+_MOST_CONDITIONS = 24
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The trial column that sorts trials, its levels in order, and a color for each."""
+
+    column: str
+    levels: tuple[str, ...]
+    colors: tuple[Any, ...]
+
+    def codes(self, table: pd.DataFrame) -> Int[np.ndarray, " trial"]:
+        """Return the index of each trial's level, -1 where it has none."""
+        position = {level: code for code, level in enumerate(self.levels)}
+        return np.array([position.get(_label(value), -1) for value in table[self.column]], dtype=np.int64)
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, tuple | list | np.ndarray):
+        return ", ".join(_label(item) for item in value)
+    if isinstance(value, float | np.floating):
+        return f"{value:g}" if np.isfinite(value) else ""
+    return "" if value is None or value is pd.NA else str(value)
+
+
+def find_conditions(table: pd.DataFrame) -> Conditions | None:
+    """Return the column of a trial table that best reads as the trials' condition, if there is one.
+
+    It has 2 to 24 levels with, in the median, three trials or more; names such as "target" come first; times never.
+    """
+    found: list[tuple[int, int, str, list[Any]]] = []
+    for order, column in enumerate(map(str, table.columns)):
+        lower = column.lower()
+        if lower.endswith(("_s", "_time", "_bins", "_id", "_index")) or lower in ("id", "trial", "index", "block"):
+            continue
+        counts = table[column].map(_label).value_counts()
+        counts = counts[counts.index != ""]
+        if not 2 <= len(counts) <= _MOST_CONDITIONS or counts.median() < 3:
+            continue
+        rank = next((place for place, word in enumerate(_TELLING) if word in lower), len(_TELLING))
+        numeric = pd.to_numeric(pd.Series(counts.index), errors="coerce")
+        order_of = (lambda i, n=numeric: n[i]) if numeric.notna().all() else (lambda i, c=counts: c.index[i])
+        levels = [counts.index[i] for i in sorted(range(len(counts)), key=order_of)]
+        found.append((rank, order, column, levels))
+    if not found:
+        return None
+    _, _, column, levels = min(found, key=lambda item: item[:2])
+    return Conditions(column, tuple(levels), tuple(palette(len(levels))))
+
+
+class View:
+    """What the figures of one session draw from; everything is computed when first asked for, and once."""
+
+    def __init__(self, run: Run, session: Session, evaluation: Evaluation) -> None:
+        self.run = run
+        self.session = session
+        self.evaluation = evaluation
+        self.layout: Layout = session.layout
+
+    @property
+    def bin_s(self) -> float:
+        """Width of a bin, in seconds."""
+        return self.layout.bin_width_s
+
+    @property
+    def counts(self) -> bool:
+        """Whether the activity is spikes, so that rates are in Hz."""
+        return self.layout.observation is Observation.COUNTS
+
+    @property
+    def scale(self) -> float:
+        """What activity per bin is multiplied with to be shown: spikes per bin become Hz, signals stay."""
+        return 1 / self.bin_s if self.counts else 1.0
+
+    @property
+    def unit(self) -> str:
+        """Unit of measure of the activity shown."""
+        return "Hz" if self.counts else "signal"
+
+    @functools.cached_property
+    def regions(self) -> list[str]:
+        """Region of each unit."""
+        return [region for region, count in self.layout.units.items() for _ in range(count)]
+
+    def part(self, name: str) -> Trials:
+        """Return the training, validation or test trials."""
+        trials: Trials = getattr(self.session, name)
+        return trials
+
+    @functools.cached_property
+    def conditions(self) -> Conditions | None:
+        """What sorts the trials, if anything does."""
+        parts = [self.part(name).table for name in ("train", "validation", "test")]
+        return find_conditions(pd.concat([part for part in parts if len(part)], ignore_index=True))
+
+    @functools.cached_property
+    def zero_s(self) -> float:
+        """Time of the first bin of a trial relative to the event that trials are aligned to."""
+        data = self.run.experiment.data
+        return float(data.window_s[0]) if data.align and data.window_s else 0.0
+
+    @property
+    def trial_time_label(self) -> str:
+        """What trial times count from."""
+        align = self.run.experiment.data.align
+        return f"time from {align} (s)" if align else "time in trial (s)"
+
+    @functools.cache  # noqa: B019  a view lives as long as its page is written
+    def index(self, part: str) -> tuple[Int[np.ndarray, " bin"], Int[np.ndarray, " bin"]]:
+        """Return the trial, and the bin within it, of each valid bin of a part."""
+        trials = self.part(part)
+        valid = trials.valid.numpy()[trials.flat]
+        trial = np.repeat(np.arange(len(trials)), trials.lengths)
+        inside = np.arange(trials.n_bins) - np.repeat(np.cumsum(trials.lengths) - trials.lengths, trials.lengths)
+        return trial[valid], inside[valid]
+
+    def times(self, part: str) -> Float[np.ndarray, " bin"]:
+        """Return the time in the recording of the middle of each valid bin, in seconds."""
+        trial, inside = self.index(part)
+        start = self.part(part).table["start_s"].to_numpy(dtype=np.float64)
+        return start[trial] + (inside + 0.5) * self.bin_s
+
+    @functools.cache  # noqa: B019
+    def activity(self, part: str) -> Float[np.ndarray, "bin unit"]:
+        """Return the recorded activity per bin, NaN where a sample is missing."""
+        values = self.evaluation.activity(part).numpy().astype(np.float32)
+        recorded = self.evaluation.recorded(part)
+        if recorded is not None:
+            values[~recorded.numpy()] = np.nan
+        return values
+
+    def behavior(self, part: str, name: str) -> Float[np.ndarray, "bin channel"]:
+        """Return a behavior variable, NaN where it has no label."""
+        return self.evaluation.behavior(part, name)
+
+    def grid(self, part: str, values: Float[np.ndarray, "bin k"]) -> Float[np.ndarray, "trial inside k"]:
+        """Return flat values as trials on a common grid, NaN where there is no bin."""
+        trial, inside = self.index(part)
+        trials = self.part(part)
+        bins = int(trials.lengths.max()) if len(trials) else 0
+        out = np.full((len(trials), bins, values.shape[1]), np.nan, dtype=np.float32)
+        out[trial, inside] = values
+        return out
+
+    @functools.cached_property
+    def aligned(self) -> bool:
+        """Whether averages over trials mean something: ten test trials or more, none far longer than the others."""
+        lengths = self.session.test.lengths
+        return len(lengths) >= 10 and float(np.max(lengths)) <= 4 * float(np.median(lengths))
+
+    @functools.cached_property
+    def variables(self) -> dict[str, Variable]:
+        """Behavior with labels in the test data: those the model was trained with first, angles before others."""
+        used = tuple(getattr(self.run.experiment.model, "behavior", None) or ())
+        labeled = {
+            name: variable
+            for name, variable in self.layout.behavior.items()
+            if name in self.session.test.behavior and np.isfinite(self.behavior("test", name)).any()
+        }
+        return dict(sorted(labeled.items(), key=lambda i: (i[0] not in used, i[1].kind is not Kind.CIRCULAR)))
+
+    @functools.cached_property
+    def axes(self) -> tuple[Float[np.ndarray, " latent"], Float[np.ndarray, "latent axis"], Float[np.ndarray, " axis"]]:
+        """Mean and principal axes of the latents of the training data, and each axis's share of their variance."""
+        latents = self.evaluation.latents("train")
+        mean = latents.mean(0)
+        variance, axes = np.linalg.eigh(np.cov(latents, rowvar=False).reshape(latents.shape[1], -1))
+        variance, axes = variance[::-1].clip(min=0), axes[:, ::-1]
+        axes = axes * np.where(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] < 0, -1, 1)
+        return mean, axes, variance / max(variance.sum(), 1e-300)
+
+    @functools.cached_property
+    def projected(self) -> Float[np.ndarray, "bin axis"]:
+        """The latents of the test data on those axes: a rotation for the eye, nothing is rescaled."""
+        mean, axes, _ = self.axes
+        return (self.evaluation.latents("test") - mean) @ axes
