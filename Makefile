@@ -1,0 +1,42 @@
+# Every target sets up .venv first when it is missing or older than constraints.txt and pyproject.toml.
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+LVMZOO := .venv/bin/lvmzoo
+NAME ?=
+
+# CPU threads of tests and benchmarks are set where they matter, not taken from the machine at large.
+.PHONY: help setup train test lint bench results clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/.stamp: constraints.txt pyproject.toml scripts/setup.sh
+	@scripts/setup.sh
+
+.venv/.stamp-bench: .venv/.stamp
+	@scripts/setup.sh bench
+
+setup: .venv/.stamp ## make or update .venv
+
+train: .venv/.stamp ## simulate a reach task as an NWB file, fit an LDS to it, write a report
+	@mkdir -p data
+	@test -f data/reach.nwb || $(LVMZOO) simulate reach data/reach.nwb
+	@$(LVMZOO) train experiment=reach_lds data.path=data/reach.nwb
+
+test: lint ## check style and types, run the tests
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2
+
+lint: .venv/.stamp ## ruff and mypy
+	@$(PYTHON) -m ruff check -q .
+	@$(PYTHON) -m ruff format -q --check .
+	@$(PYTHON) -m mypy --no-error-summary
+
+bench: .venv/.stamp-bench ## compare with peers (NAME=lds for one), write benchmarks.json and RESULTS.md
+	@$(PYTHON) scripts/claims.py benchmarks $(NAME)
+
+results: .venv/.stamp ## rerun the figures of RESULTS.md (NAME=lds for one), write results.json
+	@$(PYTHON) scripts/claims.py results $(NAME)
+
+clean: ## remove the environment, caches and builds; runs and data stay
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
