@@ -24,8 +24,8 @@ __all__ = ["BinnedTrials", "Recording", "Signal", "SpikeTimes"]
 class SpikeTimes:
     """Spike times of all units, one unit after the other: unit ``i`` owns ``times[offsets[i]:offsets[i + 1]]``.
 
-    ``times`` is anything with a length that returns float arrays for slices: an array, or a dataset read from disk piece
-    by piece. Times are in seconds and sorted within each unit.
+    ``times`` is anything with a length that returns float arrays for slices: an array, or a dataset read from disk
+    piece by piece. Times are in seconds and sorted within each unit.
     """
 
     times: Any
@@ -45,8 +45,8 @@ class SpikeTimes:
 class Signal:
     """Values over time on a clock of its own: behavior, fluorescence, or the ground truth of a simulation.
 
-    The clock is ``timestamps_s`` (ascending, one a sample), or ``start_s`` and ``rate_hz``. With neither, the samples are
-    the bins of the recording's :class:`BinnedTrials`. NaN means not tracked. Continuous angles are in radians.
+    The clock is ``timestamps_s`` (ascending, one a sample), or ``start_s`` and ``rate_hz``. With neither, the samples
+    are the bins of the recording's :class:`BinnedTrials`. NaN means not tracked.
     """
 
     values: Any  # (samples,) or (samples, channels); an array or a dataset read piece by piece
@@ -116,12 +116,12 @@ class Recording:
     observation : counts or continuous; of spike times always counts.
     units : a row a unit, in the order of the activity, with the columns ``id`` and ``region`` (text) and any others.
     start_s, stop_s : when the recording began and ended.
-    trials : a row a trial with ``start_s``, ``stop_s`` and any other columns (times of events end in ``_s`` or ``_time``);
-        for :class:`BinnedTrials` a row for each of its trials. None: the session has no trials.
+    trials : a row a trial with ``start_s``, ``stop_s`` and any other columns (times of events end in ``_s`` or
+        ``_time``); for :class:`BinnedTrials` a row for each of its trials. None: the session has no trials.
     epochs : like ``trials``, with a column ``tags`` that holds a tuple of texts. None: there are none.
     behavior : measured variables by name.
-    truth : of simulations: ``"latents"``, and ``"rates"`` with one channel a unit (``unit="Hz"``, or expected activity a
-        bin). In NWB files they are the TimeSeries of the same names in the processing module ``ground_truth``.
+    truth : of simulations: ``"latents"``, and ``"rates"`` with one channel a unit (``unit="Hz"``, or expected
+        activity a bin). In NWB files they are TimeSeries of the same names in the processing module ``ground_truth``.
     observed : (intervals, 2) times between which the recording ran; None: all of it.
     unit_observed : the same for each unit, where units differ.
     source : the file it came from.
@@ -209,7 +209,7 @@ class Recording:
 
 
 def unit_table(
-    n_units: int, regions: Sequence[str] | None = None, unit_ids: Sequence[str] | None = None
+    n_units: int, regions: Sequence[Any] | np.ndarray | None = None, unit_ids: Sequence[Any] | np.ndarray | None = None
 ) -> pd.DataFrame:
     """Return the table of units: ids default to the position, regions to ``"all"``.
 

@@ -1,0 +1,309 @@
+"""From what the config names to sessions ready for training: read, bin, split, filter on training data, order."""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lvmzoo.batch import Layout, Observation
+from lvmzoo.config import DataConfig, SplitConfig
+from lvmzoo.data.arrays import read_npz
+from lvmzoo.data.binning import Binned, bin_activity
+from lvmzoo.data.gap import autocorrelation_time_s
+from lvmzoo.data.grid import Grid, make_grid
+from lvmzoo.data.recording import Recording
+from lvmzoo.data.smoothing import REACH, smooth
+from lvmzoo.data.splits import PARTS, Pieces, Split, plan_split, with_gap
+from lvmzoo.data.trials import Session, Trials
+from lvmzoo.data.units import active_units, held_out_units, select_units
+from lvmzoo.data.variables import behavior_signals, binned_behavior, binned_truth
+from lvmzoo.errors import UserError, unknown
+
+__all__ = ["apply", "describe", "load", "prepare"]
+
+LARGEST_AUTOMATIC_GAP = 0.05  # of the recording; slower drifts would take all data away
+
+
+def load(config: DataConfig) -> list[Recording]:
+    """Read the recordings that the config names (a file, a glob, a list of them), or simulate one.
+
+    Raises
+    ------
+    UserError
+        If there is no such file or simulator, or a file cannot be used.
+    """
+    if config.path is None:
+        if config.simulator is None:
+            raise UserError(
+                "There is no data: data.path is null.",
+                "It names an NWB or npz file, a glob such as 'sessions/*.nwb', or a list of files.",
+                "Set data.path=FILE, or data.simulator=reach for simulated data.",
+            )
+        from lvmzoo.simulate import simulators
+
+        known = simulators()
+        if config.simulator not in known:
+            raise unknown("simulator", config.simulator, known)
+        return [known[config.simulator](seed=0)]
+    paths = _paths(config.path)
+    recordings: list[Recording] = []
+    for path in paths:
+        recording = _read(path, config)
+        taken = {other.session for other in recordings}
+        name, number = recording.session, 2
+        while name in taken:
+            name, number = f"{recording.session}-{number}", number + 1
+        recordings.append(replace(recording, session=name))
+    return recordings
+
+
+def _paths(given: Any) -> list[Path]:
+    """Return the files that a path, a glob, or a list of either stands for."""
+    found: list[Path] = []
+    for item in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+        text = str(Path(str(item)).expanduser())
+        if Path(text).is_dir():
+            raise UserError(
+                f"data.path={text} is a folder.",
+                "data.path names a file, a glob, or a list of them.",
+                f"For all NWB files in it, quote the glob: 'data.path={text}/*.nwb'.",
+            )
+        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
+        if not matches:
+            parent = Path(text).parent
+            near = [p.name for p in parent.iterdir() if p.suffix in READERS] if parent.is_dir() else []
+            folder = (
+                f"The folder holds: {', '.join(sorted(near)[:8])}." if near else f"There is no such file in {parent}."
+            )
+            error = unknown("file", Path(text).name, near)
+            raise UserError(f"There is no file '{text}'.", folder, error.fix if near else "Check the path.")
+        found.extend(Path(match) for match in matches)
+    resolved = [path.resolve() for path in found]
+    for place, path in enumerate(resolved):
+        if path in resolved[:place]:
+            raise UserError(
+                f"data.path names '{found[place]}' twice.",
+                "Each file is one session; twice the same would be in training and in test data.",
+                "Remove one of them.",
+            )
+    return found
+
+
+def _read_nwb(path: Path, config: DataConfig) -> Recording:
+    from lvmzoo.data.nwb import read_nwb  # pynwb takes a second to import
+
+    return read_nwb(path, config)
+
+
+READERS = {".nwb": _read_nwb, ".npz": read_npz}
+
+
+def _read(path: Path, config: DataConfig) -> Recording:
+    if path.suffix.lower() not in READERS:
+        raise UserError(
+            f"'{path}' ends in '{path.suffix}'.",
+            f"Files that can be read end in {' or '.join(READERS)}.",
+            "Convert it to NWB (docs: your own data), or give arrays in Python through lvmzoo.Estimator.",
+        )
+    return READERS[path.suffix.lower()](path, config)
+
+
+def prepare(recordings: Sequence[Recording], config: DataConfig, *, window_bins: int = 0) -> list[Session]:
+    """Bin and split recordings; everything that is fitted or judged on the way sees training bins only.
+
+    Parameters
+    ----------
+    recordings : one a session.
+    config : what to do with them.
+    window_bins : bins that the model looks at around one bin; the automatic gap of a split covers them.
+
+    Raises
+    ------
+    UserError
+        If the config does not fit the recordings.
+    """
+    names = [recording.session for recording in recordings]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"Two recordings are named '{name}'.", "Session names are unique.", "Rename one (Recording.session)."
+            )
+    return [_prepare(recording, config, window_bins) for recording in recordings]
+
+
+def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Session:
+    grid = make_grid(recording, config)
+    rows = select_units(recording.units, config)
+    signals = behavior_signals(recording, grid, config)  # before the long work: a wrong name is told at once
+    binned = bin_activity(recording, grid, rows)
+    split, notes = _split(grid, binned, config, window_bins)
+    train_bins = split["train"].bins(grid)
+    if not binned.valid[train_bins].any():
+        raise UserError(
+            f"The training data of session '{recording.session}' hold no bin in which the recording ran.",
+            "Bins in gaps of the recording are not observed.",
+            "Check the trial times and the observation intervals of the file.",
+        )
+    ids = recording.units["id"].to_numpy()[rows]
+    keep, dropped = active_units(
+        binned, train_bins, grid.bin_width_s, recording.observation, config.minimum_rate_hz, ids
+    )
+    if not keep.all():
+        rows = rows[keep]
+        missing = None if binned.missing is None else np.ascontiguousarray(binned.missing[:, keep])
+        binned = Binned(np.ascontiguousarray(binned.activity[:, keep]), binned.valid, missing)
+    notes += dropped
+    observation = recording.observation
+    if config.smoothing_s > 0:
+        pieces = [piece for part in PARTS for piece in zip(*split[part].stored(grid), strict=True)]
+        binned, observation = _smoothed(binned, grid, config, pieces), Observation.CONTINUOUS
+        if not config.causal_smoothing:
+            notes += (f"Smoothing (Gaussian, {config.smoothing_s:g} s) looks ahead: a bin holds later activity too.",)
+    behavior, variables, unlabeled = binned_behavior(signals, grid, train_bins)
+    layout = Layout(
+        session=recording.session,
+        units={str(r): int(n) for r, n in recording.units["region"].iloc[rows].value_counts(sort=False).items()},
+        unit_ids=tuple(str(i) for i in recording.units["id"].to_numpy()[rows]),
+        observation=observation,
+        bin_width_s=grid.bin_width_s,
+        behavior=variables,
+        held_out=held_out_units(config.split, rows, recording.n_units),
+    )
+    whole = _trials(layout, grid, binned, behavior, binned_truth(recording, grid, rows), _all(grid))
+    parts = {part: _part(whole, grid, _segments(split[part], grid, config)) for part in PARTS}
+    return Session(**parts, notes=(*recording.notes, *grid.notes, *notes, *unlabeled))
+
+
+def _split(grid: Grid, binned: Binned, config: DataConfig, window_bins: int) -> tuple[Split, tuple[str, ...]]:
+    """Split with a gap, whose automatic width comes from the training block alone."""
+    split, notes = plan_split(grid, config.split)
+    if config.split.by in ("every", "list"):
+        return split, notes
+    if config.split.gap_s is not None:
+        if config.split.gap_s < 0:
+            raise UserError(
+                f"data.split.gap_s is {config.split.gap_s:g}.", "A gap is not negative.", "Use null for automatic."
+            )
+        return with_gap(grid, split, config.split.gap_s, notes)
+    window_s, smoothing_s = window_bins * grid.bin_width_s, REACH * config.smoothing_s
+    memory_s = autocorrelation_time_s(binned, grid, split["train"].bins(grid))
+    room_s = max(0.0, LARGEST_AUTOMATIC_GAP * grid.total_bins * grid.bin_width_s - window_s - smoothing_s)
+    gap_s = window_s + smoothing_s + min(memory_s, room_s)
+    gap_s = math.ceil(gap_s / grid.bin_width_s - 1e-6) * grid.bin_width_s
+    said = (
+        f"Split: contiguous blocks with a gap of {gap_s:.3g} s (window {window_s:.3g} s, smoothing {smoothing_s:.3g} s, "
+        f"autocorrelation time of the activity {memory_s:.3g} s)."
+    )
+    if memory_s > room_s:
+        said += " The gap is capped at 5 % of the data, so slow changes may still be shared by neighboring blocks."
+    try:
+        return with_gap(grid, split, gap_s, (*notes, said))
+    except UserError:
+        if grid.continuous:
+            raise
+        # Windows and smoothing never cross a trial's end, so what a missing gap lets through is slow drift alone.
+        said = f"Split: contiguous blocks of trials, too few for the gap of {gap_s:.3g} s: slow changes may be shared."
+        return with_gap(grid, split, 0.0, (*notes, said))
+
+
+def _smoothed(binned: Binned, grid: Grid, config: DataConfig, pieces: Sequence[tuple[int, int]]) -> Binned:
+    ranges = [(int(first), int(last)) for first, last in pieces]
+    return smooth(binned, ranges, config.smoothing_s / grid.bin_width_s, config.causal_smoothing)
+
+
+def _all(grid: Grid) -> Pieces:
+    n = len(grid.n_bins)
+    return Pieces(np.arange(n), np.zeros(n, dtype=np.int64), grid.n_bins)
+
+
+def _segments(pieces: Pieces, grid: Grid, config: DataConfig) -> Pieces:
+    """Cut pieces that are longer than the config's segments."""
+    if config.segment_s is None:
+        return pieces
+    step = max(1, round(config.segment_s / grid.bin_width_s))
+    rows = [
+        (stretch, begin, min(begin + step, last))
+        for stretch, first, last in zip(pieces.stretch, pieces.first, pieces.last, strict=True)
+        for begin in range(int(first), int(last), step)
+    ]
+    array = np.asarray(rows, dtype=np.int64).reshape(-1, 3)
+    return Pieces(array[:, 0], array[:, 1], array[:, 2])
+
+
+def _trials(
+    layout: Layout,
+    grid: Grid,
+    binned: Binned,
+    behavior: dict[str, np.ndarray],
+    truth: dict[str, np.ndarray],
+    pieces: Pieces,
+) -> Trials:
+    """Return all bins as tensors that share the arrays' memory."""
+    start, stop = pieces.stored(grid)
+    return Trials(
+        layout=layout,
+        activity=torch.from_numpy(binned.activity),
+        start=start,
+        stop=stop,
+        valid=torch.from_numpy(binned.valid),
+        table=grid.table,
+        missing=None if binned.missing is None else torch.from_numpy(binned.missing),
+        behavior={name: torch.from_numpy(values) for name, values in behavior.items()},
+        truth={name: torch.from_numpy(values) for name, values in truth.items()},
+    )
+
+
+def _part(whole: Trials, grid: Grid, pieces: Pieces) -> Trials:
+    """Return the trials of one part; its table says when each piece begins."""
+    start, stop = pieces.stored(grid)
+    start_s, stop_s = pieces.interval_s(grid)
+    table = grid.table.iloc[pieces.stretch].reset_index(drop=True).assign(start_s=start_s, stop_s=stop_s)
+    return replace(whole, start=start, stop=stop, table=table)
+
+
+def apply(recording: Recording, config: DataConfig, layout: Layout) -> Trials:
+    """Return a (new) recording binned whole as a fitted model expects it: units and levels matched by name.
+
+    Units of the layout that the recording lacks are marked as missing, with a warning.
+
+    Raises
+    ------
+    UserError
+        If no unit matches, units changed their region, or the activity is of another kind or bin width.
+    """
+    from lvmzoo.data.matching import match_behavior, match_units
+
+    config = replace(config, bin_width_s=layout.bin_width_s, split=SplitConfig(), behavior=list(layout.behavior))
+    grid = make_grid(recording, config)
+    if not math.isclose(grid.bin_width_s, layout.bin_width_s, rel_tol=1e-6):
+        raise UserError(
+            f"'{recording.session}' has bins of {grid.bin_width_s:g} s.",
+            f"The model was fitted to bins of {layout.bin_width_s:g} s.",
+            "Bin the activity as for the fit.",
+        )
+    if layout.observation is Observation.COUNTS and recording.observation is not Observation.COUNTS:
+        raise UserError(
+            f"'{recording.session}' holds a continuous signal.",
+            "The model was fitted to spike counts.",
+            "Give counts: whole numbers that are not negative.",
+        )
+    binned = match_units(recording, grid, layout)
+    if config.smoothing_s > 0:
+        binned = _smoothed(binned, grid, config, list(zip(grid.offsets[:-1], grid.offsets[1:], strict=True)))
+    behavior = match_behavior(recording, grid, config, layout)
+    return _trials(layout, grid, binned, behavior, {}, _all(grid))
+
+
+def describe(path: str | Path, config: DataConfig) -> str:
+    """Return a text about what a file holds, and what a run would use of it."""
+    from lvmzoo.data.describe import describe_recording
+
+    [file] = _paths(str(path))[:1]
+    return describe_recording(_read(file, config), config)
