@@ -1,7 +1,7 @@
 """Rerun what RESULTS.md claims: ``python scripts/claims.py results|benchmarks [NAME]``.
 
-Each script in scripts/results and scripts/benchmarks has ``run() -> list[dict]``, one dict a claim. A script runs in a
-process of its own, so that memory and threads of one do not weigh on the next. What is not rerun keeps its last figures.
+Each script in scripts/results and scripts/benchmarks has ``run() -> list[dict]``, one dict a claim. It runs in a
+process of its own: memory and threads of one do not weigh on the next. What is not rerun keeps its last figures.
 
 A result has ``claim``, ``source``, ``bound``, ``measured``, ``spread`` and ``ok``; a benchmark has ``claim``, ``ours``,
 ``peer``, ``ratio``, ``spread``, ``bound`` and ``ok``. ``command`` and ``date`` are added here.
