@@ -87,11 +87,11 @@ class Trials:
                 taken[padding] = fill
                 return taken
 
-        valid = cut(self.valid, False)
-        activity = cut(self.activity, 0)
+        valid = cut(self.valid, 0.0)
+        activity = cut(self.activity, 0.0)
         observed = valid.unsqueeze(-1).expand(activity.shape)
         if self.missing is not None:
-            observed = observed & ~cut(self.missing, True)
+            observed = observed & ~cut(self.missing, 1.0)
         return Batch(
             activity=activity,
             valid=valid,

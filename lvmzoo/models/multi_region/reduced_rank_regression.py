@@ -56,6 +56,17 @@ class ReducedRankRegression(StatisticsModel, Communicates):
     """Predict a target region from a source region through a low-dimensional communication subspace."""
 
     passes = 1
+    shift_source: Tensor
+    shift_target: Tensor
+    mean_source: Tensor
+    mean_target: Tensor
+    covariance_source: Tensor
+    encode: Tensor
+    readout: Tensor
+    explained: Tensor
+    ridge: Tensor
+    rank: Tensor
+    n_trials: Tensor
 
     def __init__(self, config: ReducedRankRegressionConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
@@ -288,7 +299,7 @@ def _explained(training: Moments, held_out: Moments, ridge: float) -> Float[Tens
 
 
 def _choose(explained: Float[Tensor, "fold ridge rank"], rule: str) -> tuple[int, int]:
-    """Return the column of the ridge and the rank with the best mean, or the smallest rank within its standard error."""
+    """Return the column of the ridge and the rank: the best in the mean, or the smallest within its standard error."""
     if bool(explained.isnan().all()):
         return 0, 0
     mean = explained.mean(0)
