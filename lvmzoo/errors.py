@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DivergedError", "UserError", "nearest", "unknown"]
+__all__ = ["DivergedError", "Interrupted", "UserError", "nearest", "unknown"]
 
 
 class UserError(ValueError):
@@ -24,6 +24,24 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.why}\n{self.fix}"
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error: the user asked for it
+    """Training was stopped by a signal after saving (exit code 128 + signal).
+
+    Parameters
+    ----------
+    signal : the number of the signal.
+    folder : the run folder to resume from; None when nothing is written to disk.
+    """
+
+    def __init__(self, signal: int, folder: str | None) -> None:
+        super().__init__(signal, folder)
+        self.signal, self.folder = signal, folder
+
+    def __str__(self) -> str:
+        saved = f" Continue with: lvmzoo train resume={self.folder}" if self.folder else ""
+        return f"Stopped by signal {self.signal} after saving.{saved}"
 
 
 class DivergedError(RuntimeError):

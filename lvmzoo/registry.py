@@ -65,6 +65,9 @@ class Entry:
     reference: Reference
     tiny: Callable[[Layout], Any]  # smallest config worth testing; the contract tests use it
     training: Training = field(default_factory=Training)
+    window_bins: Callable[[Any], int] = lambda config: (
+        0
+    )  # bins around one that a latent depends on, if fixed; for the gap
 
     @property
     def name(self) -> str:

@@ -1,0 +1,272 @@
+"""The zoo for people who have arrays: scikit-learn's verbs, on the same path as the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from lvmzoo import registry
+from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
+from lvmzoo.data.arrays import from_arrays
+from lvmzoo.data.load import apply
+from lvmzoo.data.load import load as load_recordings
+from lvmzoo.data.recording import Recording
+from lvmzoo.data.trials import Session, Trials
+from lvmzoo.errors import UserError, unknown
+from lvmzoo.metrics import METRICS
+from lvmzoo.metrics.base import Evaluation
+from lvmzoo.metrics.decode import Decoder
+from lvmzoo.models.base import Communicates, Scores
+from lvmzoo.run import Run, load_run
+from lvmzoo.train import readouts, train
+
+__all__ = ["Estimator", "load"]
+
+Activity = ArrayLike | Sequence[ArrayLike] | Recording | str | Path
+Behavior = ArrayLike | Mapping[str, Any] | Sequence[ArrayLike]
+
+
+class Estimator:
+    """Any model of the zoo, fitted to arrays, lists of trials, a Recording or a file.
+
+    Parameters
+    ----------
+    model : a name that `lvmzoo list` shows.
+    seed : of every random draw.
+    regions : the region of each unit, for models of several regions fitted to arrays.
+    bin_width_s : of arrays, in seconds; files are binned with ``data={"bin_width_s": ...}``.
+    trainer : fields of ``TrainerConfig``, such as ``{"max_epochs": 50}``.
+    data : fields of ``DataConfig``. Unlike on the command line, all data are for training unless it has a ``split``.
+    **config : fields of the model's configuration, such as ``latents=8`` (`lvmzoo show NAME` lists them).
+
+    Attributes
+    ----------
+    run_ : the fitted run, after ``fit``.
+
+    Examples
+    --------
+    >>> counts = np.random.default_rng(0).poisson(1.0, (20, 50, 12))  # trial, bin, unit
+    >>> latents = Estimator("lds", latents=2).fit(counts).transform(counts)
+    >>> latents.shape
+    (20, 50, 2)
+    """
+
+    def __init__(
+        self,
+        model: str = "lds",
+        *,
+        seed: int = 0,
+        regions: Sequence[str] | None = None,
+        bin_width_s: float = 0.02,
+        trainer: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        **config: Any,
+    ) -> None:
+        self.model = model
+        self.seed = seed
+        self.regions = regions
+        self.bin_width_s = bin_width_s
+        self.trainer = trainer
+        self.data = data
+        self._config = config
+        self._check(config)
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in self.get_params().items() if value is not None and name != "model"}
+        return f"Estimator({self.model!r}{''.join(f', {name}={value!r}' for name, value in given.items())})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "run_")
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments of the constructor, as scikit-learn's ``clone`` wants them."""
+        own = ("model", "seed", "regions", "bin_width_s", "trainer", "data")
+        return {**{name: getattr(self, name) for name in own}, **self._config}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Change arguments of the constructor."""
+        own = {
+            name: value for name, value in parameters.items() if name in self.get_params() and name not in self._config
+        }
+        config = {name: value for name, value in parameters.items() if name not in own}
+        for name, value in own.items():
+            setattr(self, name, value)
+        self._check(config)
+        self._config = {**self._config, **config}
+        return self
+
+    def fit(self, X: Activity, y: Behavior | None = None) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : (bin, unit) or (trial, bin, unit) counts or continuous activity, a list of (bin, unit) trials of any
+            length, a Recording, or the path of an NWB or npz file.
+        y : behavior of the same shape with channels in place of units, or a dict of such by name.
+        """
+        recordings = self._read(X, y)
+        experiment = Experiment(
+            model=registry.get(self.model).config(**self._config),
+            data=self._data_config(),
+            trainer=_build(TrainerConfig, "trainer", self.trainer or {}),
+            logger=LoggerConfig(),
+            seed=self.seed,
+        )
+        self.run_ = train(experiment, recordings, write=False)
+        self.n_features_in_ = next(iter(self.run_.model.layouts.values())).n_units
+        return self
+
+    def transform(self, X: Activity) -> Any:
+        """Return the latents: an array of the shape of ``X`` with latents in place of units, or a list of trials."""
+        return self._per_trial(X, lambda batch: self.run_.model.latents(batch))
+
+    def fit_transform(self, X: Activity, y: Behavior | None = None) -> Any:
+        """Fit, and return the latents of the same data."""
+        return self.fit(X, y).transform(X)
+
+    def predict(self, X: Activity) -> Any:
+        """Return the target region of a model that communicates; else the behavior, decoded from the latents.
+
+        Behavior comes as one array where one variable was given, else as a dict by name.
+        """
+        run = self._fitted()
+        if isinstance(run.model, Communicates):
+            communicator = run.model
+            return self._per_trial(X, communicator.predict_target)
+        decoders = self._readouts()
+        if not decoders:
+            raise UserError(
+                f"{self.model} has nothing to predict.",
+                "It was fitted without behavior, and it predicts no region from another.",
+                "Give behavior to fit: Estimator(...).fit(X, y).",
+            )
+        session = next(iter(run.model.layouts))
+        latents = self.transform(X)
+        decoded = {
+            name: _map_trials(latents, decoder.predict) for (of, name), decoder in decoders.items() if of == session
+        }
+        return next(iter(decoded.values())) if len(decoded) == 1 else decoded
+
+    def score(self, X: Activity, y: Behavior | None = None) -> float:
+        """Return how well the model explains new data; higher is better.
+
+        The log-likelihood per bin in nats where the model has one, 1 - NSE of the target region where it predicts
+        one, else the R2 with which ``y`` is decoded from the latents.
+        """
+        run = self._fitted()
+        recording = self._read(X, y)[0]
+        trials = apply(recording, self._data_config(), next(iter(run.model.layouts.values())))
+        if isinstance(run.model, Scores):
+            with torch.no_grad():
+                batch = trials.batch()
+                return float(run.model.log_likelihood(batch).sum() / batch.valid.sum())
+        train_part = run.sessions[0].train if run.sessions else trials
+        evaluation = Evaluation(run.model, Session(train_part, trials.select([]), trials), self.seed)
+        name = "variance_explained" if isinstance(run.model, Communicates) else "behavior_r2"
+        found = [score.value for score in METRICS[name](evaluation)]
+        if not found:
+            raise UserError(
+                f"{self.model} cannot be scored on activity alone.",
+                "It has no likelihood; it is judged by how well behavior is decoded from its latents.",
+                "Give behavior: score(X, y).",
+            )
+        return float(np.mean(found))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted model to a folder; ``lvmzoo.load`` reads it again."""
+        self._readouts()
+        return self.run_.save(folder)
+
+    def _readouts(self) -> Mapping[tuple[str, str], Decoder]:
+        """Return the readouts of behavior, fitted when they are first asked for."""
+        run = self._fitted()
+        if not run.decoders and run.sessions is not None:
+            run.decoders = readouts([Evaluation(run.model, session, self.seed) for session in run.sessions])
+        return run.decoders
+
+    def _fitted(self) -> Run:
+        if not hasattr(self, "run_"):
+            raise UserError(f"This {self.model} is not fitted.", "It has no parameters yet.", "Call fit(X) first.")
+        return self.run_
+
+    def _check(self, config: Mapping[str, Any]) -> None:
+        fields = {f.name for f in dataclasses.fields(registry.get(self.model).config)} - {"name"}
+        for name in config:
+            if name not in fields:
+                raise unknown(f"field of the model {self.model}", name, fields)
+
+    def _data_config(self) -> DataConfig:
+        given = dict(self.data or {})
+        split = _build(SplitConfig, "data.split", given.pop("split", {"validation": 0.0, "test": 0.0}))
+        return _build(DataConfig, "data", {"bin_width_s": self.bin_width_s, **given, "split": split})
+
+    def _read(self, X: Activity, y: Behavior | None = None) -> list[Recording]:
+        if isinstance(X, Recording):
+            return [X]
+        if isinstance(X, str | Path):
+            return load_recordings(dataclasses.replace(self._data_config(), path=str(X)))
+        return [from_arrays(X, y, bin_width_s=self.bin_width_s, regions=self.regions)]
+
+    def _per_trial(self, X: Activity, function: Any) -> Any:
+        run = self._fitted()
+        recording = self._read(X)[0]
+        layouts = run.model.layouts
+        layout = layouts.get(recording.session, next(iter(layouts.values())))
+        trials: Trials = apply(recording, self._data_config(), layout)
+        with torch.no_grad():
+            batch = trials.batch()
+            values = function(batch).numpy()
+        cut = [values[i, :length] for i, length in enumerate(trials.lengths)]
+        if isinstance(X, list | tuple):
+            return cut
+        shape = np.ndim(X) if not isinstance(X, Recording | str | Path) else 0
+        if shape == 2:
+            return cut[0]
+        return np.stack(cut) if len(set(map(len, cut))) == 1 else cut
+
+
+def load(folder: str | Path) -> Estimator:
+    """Return the fitted model of a run folder, or of a folder that ``Estimator.save`` wrote.
+
+    Raises
+    ------
+    UserError
+        When the folder holds no run, or one that a later release wrote.
+    """
+    run = load_run(folder)
+    config = dataclasses.asdict(run.experiment.model)
+    data = dataclasses.asdict(run.experiment.data)
+    estimator = Estimator(
+        config.pop("name"),
+        seed=run.experiment.seed,
+        bin_width_s=data["bin_width_s"],
+        trainer=dataclasses.asdict(run.experiment.trainer),
+        data=data,
+        **config,
+    )
+    estimator.run_ = run
+    estimator.n_features_in_ = next(iter(run.model.layouts.values())).n_units
+    return estimator
+
+
+def _build(cls: type, where: str, given: Mapping[str, Any]) -> Any:
+    """Build a config dataclass; a field that it does not have is an error that names the nearest one."""
+    fields = {f.name for f in dataclasses.fields(cls)}
+    for name in given:
+        if name not in fields:
+            raise unknown(f"field of {where}", name, fields)
+    return cls(**given)
+
+
+def _map_trials(latents: Any, function: Any) -> Any:
+    if isinstance(latents, list):
+        return [function(trial) for trial in latents]
+    if latents.ndim == 2:
+        return function(latents)
+    return np.stack([function(trial) for trial in latents])

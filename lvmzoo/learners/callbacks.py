@@ -1,0 +1,251 @@
+"""What happens around the steps of a fit: history, the best parameters, checkpoints, signals, progress."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lvmzoo.checkpoint import read_checkpoint, write_checkpoint
+from lvmzoo.errors import Interrupted
+from lvmzoo.learners.gradient import GradientLearner
+from lvmzoo.learners.loggers import History
+from lvmzoo.learners.statistics import StatisticsLearner
+
+__all__ = ["Checkpoints", "Progress", "Record", "Signals"]
+
+Learner = StatisticsLearner | GradientLearner
+
+_HELD_OUT = (("validation/log_likelihood_per_bin", 1.0), ("validation/loss", -1.0))
+
+
+class Record(pl.Callback):
+    """Keeps the history and the best parameters by validation; stops when validation no longer improves."""
+
+    def __init__(self, patience: int, history: History) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] | None = None
+        self.finished = False
+        self._patience = patience
+        self._history = history
+        self._best_score = -float("inf")
+        self._waited = 0
+        self._seconds = 0.0
+        self._since = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of this."""
+        return {
+            "rows": self.rows,
+            "best": self.best,
+            "finished": self.finished,
+            "best_score": self._best_score,
+            "waited": self._waited,
+            "seconds": self._seconds + time.perf_counter() - self._since,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken."""
+        self.rows, self.best = list(state["rows"]), state["best"]
+        self._best_score, self._waited = state["best_score"], state["waited"]
+        self._seconds, self.finished = state["seconds"], state["finished"]
+
+    def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Add a line to the history; look whether validation improved."""
+        if isinstance(learner, GradientLearner):
+            learner.record()
+        values, learner.values = learner.values, {}
+        seconds = self._seconds + time.perf_counter() - self._since
+        self.rows.append({"epoch": len(self.rows) + 1, "step": learner.step, "seconds": seconds, **values})
+        self._history.log(values, learner.step)
+        for name, sign in _HELD_OUT:
+            if name in values:
+                self._judge(trainer, learner, sign * values[name])
+
+    def on_train_end(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Remember that there is nothing left to train."""
+        self.finished = True
+        self._history.close()
+
+    def on_exception(self, trainer: pl.Trainer, learner: Any, exception: BaseException) -> None:
+        """Write what is left of the history."""
+        self._history.close()
+
+    def _judge(self, trainer: pl.Trainer, learner: Learner, score: float) -> None:
+        if score > self._best_score:
+            self._best_score, self._waited = score, 0
+            self.best = {name: value.detach().cpu().clone() for name, value in learner.model.state_dict().items()}
+            return
+        self._waited += 1
+        if self._patience and self._waited >= self._patience:
+            trainer.should_stop = True
+
+
+class Signals:
+    """Turns SIGINT and SIGTERM into a flag that is looked at between steps; a second signal ends at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[Signals]:
+        """Handle the signals inside a ``with`` block; signals reach only the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Checkpoints(pl.Callback):
+    """Saves every so often, on a signal, and at the end; all ranks stop together."""
+
+    def __init__(self, path: Path | None, every_s: float, record: Record, signals: Signals) -> None:
+        self._path = path
+        self._every_s = every_s
+        self._record = record
+        self._signals = signals
+        self._saved = time.monotonic()
+
+    def resume(self, learner: Learner) -> None:
+        """Bring learner and record to where the last checkpoint was taken."""
+        assert self._path is not None
+        state = read_checkpoint(self._path)
+        learner.model.load_state_dict(state["model"])
+        learner.restore(state["progress"])
+        self._record.restore(state["record"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save after a step; what ends a round is saved after its validation."""
+        if not trainer.is_last_batch:
+            self._look(trainer, learner)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Save at the end of a round."""
+        self._look(trainer, learner)
+
+    def on_train_end(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Save the end of training."""
+        self._save(trainer, learner)
+
+    def _look(self, trainer: pl.Trainer, learner: Learner) -> None:
+        stop = torch.tensor(self._signals.received or 0)
+        if trainer.world_size > 1:
+            stop = stop.to(learner.device)
+            torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX)
+        if int(stop):
+            self._save(trainer, learner)
+            raise Interrupted(int(stop), None if self._path is None else str(self._path.parent.parent))
+        if time.monotonic() - self._saved >= self._every_s:
+            self._save(trainer, learner)
+
+    def _save(self, trainer: pl.Trainer, learner: Learner) -> None:
+        self._saved = time.monotonic()
+        if self._path is None or not trainer.is_global_zero:
+            return
+        state = {
+            "model": learner.model.state_dict(),
+            "progress": learner.progress(),
+            "record": self._record.state(),
+        }
+        write_checkpoint(self._path, state)
+
+
+class Progress(pl.Callback):
+    """One line on the terminal: how far, the quantity that matters, time left; a line a minute where there is none."""
+
+    def __init__(self, record: Record, total: int, unit: str) -> None:
+        self._record = record
+        self._total = total
+        self._unit = unit
+        self._bar: Any = None
+        self._task: Any = None
+        self._shown = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Show the line."""
+        self._shown = time.monotonic()
+        if not sys.stderr.isatty() or not trainer.is_global_zero:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn(self._unit),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[value]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("Training", total=self._total, value="", completed=self._done(learner))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done(learner))
+        elif trainer.is_global_zero and time.monotonic() - self._shown > 60:
+            self._shown = time.monotonic()
+            print(f"Training: {self._done(learner)} of {self._total} {self._unit} {self._value()}", file=sys.stderr)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Show the newest values."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done(learner), value=self._value())
+
+    def on_train_end(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Remove the line."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, learner: Any, exception: BaseException) -> None:
+        """Remove the line."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _done(self, learner: Learner) -> int:
+        return learner.step if isinstance(learner, GradientLearner) else len(self._record.rows)
+
+    def _value(self) -> str:
+        if not self._record.rows:
+            return ""
+        shown = {k: v for k, v in self._record.rows[-1].items() if k in _NAMES}
+        return ", ".join(f"{_NAMES[name]} {value:.4f}" for name, value in shown.items())
+
+
+_NAMES = {
+    "train/log_likelihood_per_bin": "log-likelihood per bin",
+    "validation/log_likelihood_per_bin": "held out",
+    "train/loss": "loss",
+    "validation/loss": "held out",
+}

@@ -1,0 +1,129 @@
+"""The Lightning module that fits by descending a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lvmzoo.batch import Batch
+from lvmzoo.errors import DivergedError
+from lvmzoo.models.base import GradientModel
+
+__all__ = ["GradientLearner"]
+
+
+class GradientLearner(pl.LightningModule):
+    """Minimizes ``model.loss``; draws are functions of (seed, step), losses are weighted by their observations."""
+
+    def __init__(
+        self, model: GradientModel, learning_rate: float, weight_decay: float, max_steps: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.values: dict[str, float] = {}
+        self.step = 0
+        self._learning_rate, self._weight_decay = learning_rate, weight_decay
+        self._max_steps, self._seed = max_steps, seed
+        self._train = _Mean()
+        self._validation = _Mean()
+        self._restored: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam with decoupled weight decay."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(parameters, lr=self._learning_rate, weight_decay=self._weight_decay, fused=True)
+
+    def progress(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold besides the model."""
+        optimizer = self.trainer.optimizers[0].state_dict()
+        return {"step": self.step, "optimizer": optimizer, "train": self._train.state()}
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Continue where ``progress`` was taken."""
+        self.step, self._restored = progress["step"], progress["optimizer"]
+        self._train = _Mean(*progress["train"])
+
+    def on_fit_start(self) -> None:
+        """Give the optimizer back its state, when the run is resumed."""
+        if self._restored is not None:
+            self.trainer.optimizers[0].load_state_dict(self._restored)
+            self._restored = None
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the loss of one batch, weighted so that the mean over ranks is the mean over observations."""
+        torch.manual_seed(_mix(self._seed, self.step))
+        loss = self.model.loss(batch, self.step)
+        total = loss.total
+        weight = loss.weight.detach()
+        if self.trainer.world_size > 1:
+            everywhere = weight.clone()
+            torch.distributed.all_reduce(everywhere)
+            total = total * weight * self.trainer.world_size / everywhere.clamp(min=torch.finfo(weight.dtype).tiny)
+        self._train.add(loss.terms, weight)
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        """Count the step; stop after the last."""
+        self.step += 1
+        if self.step >= self._max_steps:
+            self.trainer.should_stop = True
+
+    def record(self) -> None:
+        """Put the mean loss of the round into ``values``; a loss that is not finite ends training."""
+        self.values.update({f"train/{name}": value for name, value in self._train.take().items()})
+        loss = self.values.get("train/loss", 0.0)
+        if not torch.isfinite(torch.tensor(loss)):
+            terms = {name: value for name, value in self.values.items() if name.startswith("train/")}
+            raise DivergedError(
+                f"The loss became {loss} by step {self.step} at learning rate {self._learning_rate:g} ({terms}). "
+                "Choose a smaller trainer.learning_rate or set trainer.gradient_clip."
+            )
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Add the loss of one held-out batch; draws are the same at every validation."""
+        torch.manual_seed(_mix(self._seed, -1 - batch_index))
+        loss = self.model.loss(batch, self.step)
+        self._validation.add(loss.terms, loss.weight.detach())
+
+    def on_validation_epoch_end(self) -> None:
+        """Record the held-out loss."""
+        self.values.update({f"validation/{name}": value for name, value in self._validation.take().items()})
+
+
+class _Mean:
+    """Weighted mean of named losses and of their sum; kept on the device until it is asked for."""
+
+    def __init__(self, sums: Mapping[str, Tensor] | None = None, weight: Tensor | None = None) -> None:
+        self._sums = dict(sums or {})
+        self._weight = weight
+
+    def add(self, terms: Mapping[str, Tensor], weight: Tensor) -> None:
+        values = {name: value.detach() * weight for name, value in terms.items()}
+        if self._weight is None:
+            self._sums, self._weight = values, weight
+        else:
+            self._sums = {name: self._sums[name] + value for name, value in values.items()}
+            self._weight = self._weight + weight
+
+    def state(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        return dict(self._sums), self._weight
+
+    def take(self) -> dict[str, float]:
+        """Return the means and begin anew."""
+        if self._weight is None:
+            return {}
+        weight = float(self._weight)
+        means = {name: float(value) / weight if weight else 0.0 for name, value in self._sums.items()}
+        self._sums, self._weight = {}, None
+        if len(means) == 1:
+            return {"loss": sum(means.values())}
+        return {"loss": sum(means.values()), **means}
+
+
+def _mix(seed: int, step: int) -> int:
+    """Return a seed for one step; distinct for distinct (seed, step)."""
+    return (seed * 1_000_003 + step * 7_919 + 12_345) % (2**63)

@@ -1,0 +1,205 @@
+"""A fitted model with everything that made it, and its folder on disk."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from lvmzoo import registry
+from lvmzoo.batch import Layout
+from lvmzoo.checkpoint import write_bytes
+from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
+from lvmzoo.data.trials import Session
+from lvmzoo.errors import UserError
+from lvmzoo.metrics.base import Score
+from lvmzoo.metrics.decode import Decoder, decoder_from_state
+from lvmzoo.models.base import Model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Run", "experiment_from_plain", "experiment_to_plain", "load_run", "make_folder", "read_experiment"]
+
+FORMAT = 1  # of run.json and model.safetensors; raise it when an older release could not read them
+
+
+@dataclass
+class Run:
+    """What `train` returns: a fitted model, its scores and history, and how it came about."""
+
+    model: Model
+    entry: registry.Entry
+    experiment: Experiment
+    sessions: list[Session] | None  # None for a run that was loaded
+    scores: list[Score]
+    history: pd.DataFrame
+    folder: Path | None
+    facts: dict[str, Any] = field(default_factory=dict)  # versions, fingerprint, seconds, notes
+    decoders: Mapping[tuple[str, str], Decoder] = field(default_factory=dict)  # (session, variable) -> readout
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model, configuration, history and scores; nothing that runs code when it is read."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        write_bytes(folder / "model.safetensors", save(state))
+        readouts: dict[str, Any] = {}
+        tensors = {}
+        for number, ((session, variable), decoder) in enumerate(self.decoders.items()):
+            plain, arrays = decoder.state()
+            readouts[str(number)] = {"session": session, "variable": variable, **plain}
+            tensors.update({f"{number}/{name}": value.contiguous() for name, value in arrays.items()})
+        write_bytes(folder / "readouts.safetensors", save(tensors))
+        description = {
+            "format": FORMAT,
+            "model": self.entry.name,
+            "config": dataclasses.asdict(self.experiment.model),
+            "layouts": [layout.to_json() for layout in self.model.layouts.values()],
+            "readouts": readouts,
+            "facts": self.facts,
+        }
+        write_text(folder / "run.json", json.dumps(description, indent=2))
+        write_experiment(self.experiment, folder)
+        write_text(folder / "history.csv", self.history.to_csv(index=False))
+        rows = [dataclasses.asdict(score) for score in self.scores]
+        write_text(folder / "metrics.json", json.dumps([_finite(row) for row in rows], indent=2))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, [f.name for f in dataclasses.fields(Score)])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(folder / "metrics.csv", table.getvalue())
+        return folder
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run folder; its sessions are not part of it.
+
+    Raises
+    ------
+    UserError
+        When the folder holds no run, or one that a later release wrote.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / "run.json").read_text())
+        state = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / "readouts.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"There is no finished run in {folder}.",
+            f"A run folder holds run.json and model.safetensors; missing: {Path(error.filename or 'model').name}.",
+            "Give the folder that `lvmzoo train` printed, or continue an interrupted run with resume=FOLDER.",
+        ) from error
+    except (json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The run in {folder} cannot be read: {error}.", "One of its files is damaged.", "Train it again."
+        ) from error
+    if description.get("format", 0) > FORMAT:
+        raise UserError(
+            f"The run in {folder} has format {description['format']}, written by lvmzoo "
+            f"{description['facts'].get('versions', {}).get('lvmzoo', 'of a later release')}.",
+            f"This release reads formats up to {FORMAT}.",
+            "Update lvmzoo: pip install --upgrade lvmzoo.",
+        )
+    entry = registry.get(description["model"])
+    layouts = [Layout.from_json(plain) for plain in description["layouts"]]
+    model = entry.model(entry.config(**description["config"]), layouts)
+    model.load_state_dict(state)
+    model.eval()
+    decoders = {}
+    for number, plain in description["readouts"].items():
+        arrays = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.split("/")[0] == number}
+        decoders[plain["session"], plain["variable"]] = decoder_from_state(plain, arrays)
+    scores = [
+        Score(**{name: math.nan if name == "value" and value is None else value for name, value in row.items()})
+        for row in json.loads((folder / "metrics.json").read_text())
+    ]
+    history = pd.read_csv(folder / "history.csv")
+    return Run(model, entry, read_experiment(folder), None, scores, history, folder, description["facts"], decoders)
+
+
+def experiment_to_plain(experiment: Experiment) -> dict[str, Any]:
+    """Return nested dicts and lists of plain values."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+
+
+def experiment_from_plain(plain: Mapping[str, Any]) -> Experiment:
+    """Build an experiment from what ``experiment_to_plain`` returned."""
+    entry = registry.get(plain["model"]["name"])
+    data = dict(plain["data"])
+    return Experiment(
+        **{
+            **plain,
+            "model": entry.config(**plain["model"]),
+            "data": DataConfig(**{**data, "split": SplitConfig(**data["split"])}),
+            "trainer": TrainerConfig(**plain["trainer"]),
+            "logger": LoggerConfig(**plain["logger"]),
+        }
+    )
+
+
+def write_experiment(experiment: Experiment, folder: Path) -> None:
+    """Write the resolved configuration of a run."""
+    write_text(folder / "config.yaml", yaml.safe_dump(experiment_to_plain(experiment), sort_keys=False))
+
+
+def read_experiment(folder: str | Path) -> Experiment:
+    """Read the configuration of a run, finished or not; raises UserError where there is none."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"There is no run in {folder}.",
+            "A run folder holds config.yaml.",
+            "Give the folder that `lvmzoo train` printed; runs lie in runs/ unless output=… says otherwise.",
+        )
+    return experiment_from_plain(yaml.safe_load(path.read_text()))
+
+
+def make_folder(experiment: Experiment, sessions: Sequence[str]) -> Path:
+    """Make a new run folder; two runs started in the same second get two folders."""
+    label = sessions[0] if len(sessions) == 1 else f"{len(sessions)}-sessions"
+    name = experiment.name or f"{experiment.model.name}-{label}-{time.strftime('%Y%m%d-%H%M%S')}"
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "run"
+    parent = Path(experiment.output)
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 10_000):
+        folder = parent / (slug if attempt == 1 else f"{slug}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise UserError(f"{parent} holds too many runs named {slug}.", "At most 9999.", "Choose another name=….")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    write_bytes(path, text.encode())
+
+
+def save_latents(path: Path, latents: Mapping[str, np.ndarray]) -> None:
+    """Write the latents of all sessions and parts as one npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **latents)
+    write_bytes(path, buffer.getvalue())
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

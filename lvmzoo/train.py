@@ -1,0 +1,341 @@
+"""The one path: an experiment in, a fitted run out. Nothing is fitted anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from lvmzoo import registry
+from lvmzoo.batch import Batch, TrialSampling
+from lvmzoo.config import Experiment
+from lvmzoo.data.load import load, prepare
+from lvmzoo.data.module import TrainingData
+from lvmzoo.data.recording import Recording
+from lvmzoo.data.trials import Session
+from lvmzoo.errors import Interrupted, UserError, unknown
+from lvmzoo.learners.callbacks import Checkpoints, Learner, Progress, Record, Signals
+from lvmzoo.learners.gradient import GradientLearner
+from lvmzoo.learners.loggers import make_logger
+from lvmzoo.learners.statistics import StatisticsLearner
+from lvmzoo.metrics import score
+from lvmzoo.metrics.base import Evaluation
+from lvmzoo.metrics.decode import Decoder
+from lvmzoo.metrics.decoding import fit_decoders
+from lvmzoo.models.base import GradientModel, Model, Scores, StatisticsModel
+from lvmzoo.run import Run, experiment_to_plain, make_folder, read_experiment, save_latents, write_experiment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["readouts", "train"]
+
+logger = logging.getLogger("lvmzoo")
+
+_SMALL = 4_000_000  # entries of the training data under which more than one thread costs more than it gives
+_STEPS = 1000  # of a gradient model that recommends no number
+
+
+def train(experiment: Experiment, recordings: Sequence[Recording] | None = None, *, write: bool = True) -> Run:
+    """Build the model for the data's layouts, fit it, evaluate it.
+
+    Parameters
+    ----------
+    experiment : what to fit, on what, and how. With ``experiment.resume`` the configuration of that run is used.
+    recordings : data that are in memory already; None reads ``experiment.data``.
+    write : False writes nothing to disk and computes no scores.
+
+    Raises
+    ------
+    UserError
+        For a mistake in the configuration or the data.
+    DivergedError
+        When the objective is no longer finite.
+    Interrupted
+        When a signal stopped training; it was saved before.
+    """
+    began = time.perf_counter()
+    folder = Path(experiment.resume) if experiment.resume else None
+    if folder is not None:
+        experiment = dataclasses.replace(read_experiment(folder), resume=str(folder))
+    entry = registry.get(experiment.model.name)
+    experiment = _recommended(experiment, entry)
+    main = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    write = write and main
+    recordings = load(experiment.data) if recordings is None else recordings
+    sessions = prepare(recordings, experiment.data, window_bins=entry.window_bins(experiment.model))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        model = entry.model(experiment.model, [session.layout for session in sessions])
+        if write and folder is None:
+            folder = make_folder(experiment, [session.layout.session for session in sessions])
+        with _log_file(folder if write else None), _threads(experiment, model, sessions):
+            if write and folder is not None:
+                write_experiment(experiment, folder)
+            for session in sessions:
+                for note in session.notes:
+                    logger.info("%s: %s", session.layout.session, note)
+            loaded = time.perf_counter()
+            history = _fit(experiment, model, sessions, folder)
+            model.finish()
+            model.eval()
+            facts = {
+                "versions": _versions(),
+                "seed": experiment.seed,
+                "fingerprint": _fingerprint(sessions) if write else "",
+                "notes": {session.layout.session: list(session.notes) for session in sessions},
+                "seconds": {"data": round(loaded - began, 3), "fit": round(time.perf_counter() - loaded, 3)},
+                "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            }
+            run = Run(model, entry, experiment, sessions, [], history, folder, facts)
+            if write and folder is not None:
+                _finish(run, sessions, folder)
+    return run
+
+
+def _finish(run: Run, sessions: list[Session], folder: Path) -> None:
+    """Evaluate, and write everything; the model is on disk before anything that may go wrong."""
+    began = time.perf_counter()
+    run.save(folder)
+    evaluations = [Evaluation(run.model, session, run.experiment.seed) for session in sessions]
+    run.decoders = readouts(evaluations)
+    run.scores = [row for evaluation in evaluations for row in score(evaluation)]
+    run.facts["seconds"]["evaluate"] = round(time.perf_counter() - began, 3)
+    run.save(folder)
+    save_latents(folder / "latents.npz", _latents(evaluations))
+    if run.experiment.report:
+        from lvmzoo.report.page import write_report
+
+        write_report(run, folder / "report.html")
+
+
+def readouts(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Decoder]:
+    """Fit a readout of every behavior variable from the training latents: (session, variable) -> decoder."""
+    return {
+        (evaluation.layout.session, variable): decoder
+        for evaluation in evaluations
+        for variable, decoder in fit_decoders(evaluation, "ridge").items()
+    }
+
+
+def _recommended(experiment: Experiment, entry: registry.Entry) -> Experiment:
+    """Fill in what the user left to the model."""
+    chosen = {
+        name: getattr(entry.training, name)
+        for name in ("max_epochs", "max_steps", "batch_size", "learning_rate")
+        if getattr(experiment.trainer, name) is None
+    }
+    trainer = dataclasses.replace(experiment.trainer, **chosen)
+    if trainer.precision not in ("32", "64", "bf16"):
+        raise UserError(f"trainer.precision is '{trainer.precision}'.", "Allowed: 32, 64, bf16.", "The default is 32.")
+    if issubclass(entry.model, StatisticsModel) and trainer.precision == "bf16":
+        raise UserError(
+            f"trainer.precision=bf16 does not fit {entry.name}.",
+            "It sums and solves in float64; half precision would lose the solution.",
+            "Leave trainer.precision at its default.",
+        )
+    return dataclasses.replace(experiment, trainer=trainer)
+
+
+def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: Path | None) -> pd.DataFrame:
+    """Run the Trainer; leave the best parameters in the model and return the history."""
+    import pandas as pd
+
+    config = experiment.trainer
+    held_out = [session.validation for session in sessions if len(session.validation)]
+    gradient = isinstance(model, GradientModel)
+    data = TrainingData(
+        [session.train for session in sessions],
+        held_out if isinstance(model, GradientModel | Scores) else [],
+        model.sampling if isinstance(model, GradientModel) else TrialSampling(),
+        config.batch_size,
+        experiment.seed,
+        shuffle=gradient,
+    )
+    learner, total, unit = _learner(experiment, model, data)
+    signals = Signals()
+    record = Record(config.patience, make_logger(experiment.logger, folder, experiment_to_plain(experiment)))
+    path = folder / "checkpoints" / "last.ckpt" if folder else None
+    checkpoints = Checkpoints(path, config.checkpoint_every_s, record, signals)
+    if config.precision == "64":
+        model.double()
+    if experiment.resume:
+        checkpoints.resume(learner)
+    else:
+        model.prepare(_Again(data.everything))
+    if not record.finished:
+        with signals.listening(), _quiet():
+            trainer = pl.Trainer(
+                accelerator=_accelerator(config.accelerator, model),
+                devices=config.devices,
+                strategy=_strategy(config.devices, config.accelerator),
+                precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+                max_epochs=-1 if gradient else total - len(record.rows),
+                callbacks=[record, checkpoints, *([Progress(record, total, unit)] if config.progress else [])],
+                gradient_clip_val=config.gradient_clip if gradient else None,
+                deterministic=config.deterministic,
+                reload_dataloaders_every_n_epochs=int(learner.step % data.steps_a_round > 0),
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                limit_val_batches=1.0 if held_out and isinstance(model, GradientModel | Scores) else 0,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(learner, datamodule=data)
+    if record.best is not None:
+        model.load_state_dict(record.best)
+    model.to("cpu")
+    return pd.DataFrame(record.rows)
+
+
+def _learner(experiment: Experiment, model: Model, data: TrainingData) -> tuple[Learner, int, str]:
+    """Return the learner of the model's way of fitting, how long it goes on, and in what unit."""
+    config = experiment.trainer
+    learner: Learner
+    if isinstance(model, StatisticsModel):
+        learner = StatisticsLearner(model, config.tolerance)
+        data.steps_a_round = data.steps_an_epoch or 1
+        total, unit = min(config.max_epochs or 1, model.passes or sys.maxsize), "passes"
+    else:
+        assert isinstance(model, GradientModel)
+        limits = [
+            config.max_steps,
+            config.max_epochs and data.steps_an_epoch and config.max_epochs * data.steps_an_epoch,
+        ]
+        total, unit = min((limit for limit in limits if limit), default=_STEPS), "steps"
+        learner = GradientLearner(model, config.learning_rate or 1e-3, config.weight_decay, total, experiment.seed)
+        data.steps_a_round = min(config.validate_every_steps, total)
+    data.position = lambda: learner.step
+    return learner, total, unit
+
+
+class _Again:
+    """Batches that can be iterated more than once."""
+
+    def __init__(self, make: Callable[[], Iterator[Batch]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._make()
+
+
+def _accelerator(name: str, model: Model) -> str:
+    """Return the device to train on; models in float64 run on the CPU unless another device is asked for."""
+    if isinstance(model, StatisticsModel):
+        if name == "mps":
+            logger.warning(
+                "trainer.accelerator=mps has no float64, which %s needs: it runs on the CPU.", model.config.name
+            )
+        return name if name not in ("auto", "mps") else "cpu"
+    if name not in ("auto", "cpu", "gpu", "cuda", "mps"):
+        raise unknown("accelerator", name, ("auto", "cpu", "gpu", "mps"))
+    return name
+
+
+def _strategy(devices: int, accelerator: str) -> Any:
+    if devices == 1:
+        return "auto"
+    gloo = accelerator == "cpu" or not torch.cuda.is_available()
+    return pl.strategies.DDPStrategy(process_group_backend="gloo" if gloo else None)
+
+
+@contextlib.contextmanager
+def _threads(experiment: Experiment, model: Model, sessions: list[Session]) -> Iterator[None]:
+    """Use one thread for small problems: more cost more than they give."""
+    entries = sum(session.train.n_bins * session.layout.n_units for session in sessions)
+    wanted = experiment.trainer.threads
+    if wanted is None and isinstance(model, StatisticsModel) and entries <= _SMALL:
+        wanted = 1
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Lightning says about devices and workers; its warnings are about choices made here."""
+    talkers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [talker.level for talker in talkers]
+    for talker in talkers:
+        talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            warnings.filterwarnings("ignore", module="lightning_fabric")
+            yield
+    finally:
+        for talker, level in zip(talkers, levels, strict=True):
+            talker.setLevel(level)
+
+
+@contextlib.contextmanager
+def _log_file(folder: Path | None) -> Iterator[None]:
+    """Write what lvmzoo says to the log of the run, too."""
+    if folder is None:
+        yield
+        return
+    handler = logging.FileHandler(folder / "log.txt")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except Exception as error:
+        logger.error("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, UserError | Interrupted))
+        raise
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _latents(evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
+    """Return the latents of each session and part, with the trial and the time in seconds of each bin."""
+    arrays = {}
+    for evaluation in evaluations:
+        for part in ("train", "validation", "test"):
+            trials = evaluation.trials(part)
+            if not len(trials):
+                continue
+            number = np.repeat(np.arange(len(trials)), trials.lengths)
+            bins = np.concatenate([np.arange(length) for length in trials.lengths])
+            time_s = trials.table["start_s"].to_numpy()[number] + (bins + 0.5) * trials.layout.bin_width_s
+            valid = trials.valid.numpy()[trials.flat]
+            name = f"{trials.layout.session}/{part}"
+            arrays[f"{name}/latents"] = evaluation.latents(part).astype(np.float32)
+            arrays[f"{name}/trial"], arrays[f"{name}/time_s"] = number[valid], time_s[valid]
+    return arrays
+
+
+def _versions() -> dict[str, str]:
+    names = ("lvmzoo", "torch", "pytorch-lightning", "numpy", "pynwb")
+    return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _fingerprint(sessions: Sequence[Session]) -> str:
+    """Return a hash of the binned activity of all parts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for session in sessions:
+        digest.update(np.ascontiguousarray(session.train.activity.numpy()).data)
+        for part in (session.train, session.validation, session.test):
+            digest.update(part.start.tobytes() + part.stop.tobytes())
+    return digest.hexdigest()
