@@ -127,8 +127,8 @@ class Batch:
     activity: Num[Tensor, "trial bin unit"]  # spikes per bin, or a continuous signal
     valid: Bool[Tensor, "trial bin"]  # the bin exists: not padding, not a gap
     observed: Bool[Tensor, "trial bin unit"]  # the model may look; a broadcast view where it does not vary
-    behavior: Mapping[str, Float[Tensor, "trial bin channel"]]  # NaN: no label there
-    inputs: Mapping[str, Float[Tensor, "trial bin channel"]]
+    behavior: Mapping[str, Float[Tensor, "trial bin _channel"]]  # NaN: no label there
+    inputs: Mapping[str, Float[Tensor, "trial bin _channel"]]
     trial_index: Int[Tensor, " trial"]  # row of the trial table
     start_bin: Int[Tensor, " trial"]  # bin of the trial at which the batch begins (windows of long trials)
     layout: Layout

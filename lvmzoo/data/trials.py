@@ -30,9 +30,9 @@ class Trials:
     valid: Bool[Tensor, " bin"]  # False in gaps of the recording
     table: pd.DataFrame  # a row a trial; has start_s and the columns of the file (condition, target, ...)
     missing: Bool[Tensor, "bin unit"] | None = None  # single samples that were not recorded
-    behavior: Mapping[str, Float[Tensor, "bin channel"]] = field(default_factory=dict)
-    inputs: Mapping[str, Float[Tensor, "bin channel"]] = field(default_factory=dict)
-    truth: Mapping[str, Float[Tensor, "bin channel"]] = field(default_factory=dict)  # simulations: "latents", "rates"
+    behavior: Mapping[str, Float[Tensor, "bin _channel"]] = field(default_factory=dict)
+    inputs: Mapping[str, Float[Tensor, "bin _channel"]] = field(default_factory=dict)
+    truth: Mapping[str, Float[Tensor, "bin _channel"]] = field(default_factory=dict)  # simulations: "latents", "rates"
 
     def __len__(self) -> int:
         return len(self.start)
