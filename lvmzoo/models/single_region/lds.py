@@ -203,7 +203,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
 
     @torch.no_grad()
     def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
-        """Return the expected activity given all that is observed; it may be negative, as the emissions are Gaussian."""
+        """Return the expected activity given all that is observed; it can be negative: emissions are Gaussian."""
         return self._emit(self.latents(batch), batch)
 
     @torch.no_grad()

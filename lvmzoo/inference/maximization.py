@@ -1,0 +1,72 @@
+"""The M-step of a linear dynamical system: parameters from the moments of :mod:`lvmzoo.inference.linear_gaussian`."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
+
+__all__ = ["maximize", "solve_dynamics", "solve_initial", "solve_readout"]
+
+NOISE_FLOOR = 1e-6  # of a unit's variance, and of the mean variance of all units
+COVARIANCE_FLOOR = 1e-8  # of the mean variance of the latents
+
+
+def maximize(model: LinearGaussian, moments: Moments) -> LinearGaussian:
+    """Return the parameters that maximize the expected log-likelihood; what the data do not tell stays as it was."""
+    dynamics = solve_dynamics(model, moments)
+    initial = solve_initial(model, moments)
+    return LinearGaussian(*dynamics, *initial, *solve_readout(model, moments))
+
+
+def solve_dynamics(
+    model: LinearGaussian, moments: Moments
+) -> tuple[Float[Tensor, "latent latent"], Float[Tensor, "latent latent"]]:
+    """Return A and Q. The updated A enters Q: with the old one the likelihood could fall."""
+    if moments.transitions == 0:  # trials of one bin
+        return model.dynamics, model.dynamics_noise
+    A = torch.linalg.solve(moments.before, moments.cross, left=False)
+    explained = moments.cross @ A.T
+    Q = (moments.after - explained - explained.T + A @ moments.before @ A.T) / moments.transitions
+    return A, _floored(Q)
+
+
+def solve_initial(
+    model: LinearGaussian, moments: Moments
+) -> tuple[Float[Tensor, " latent"], Float[Tensor, "latent latent"]]:
+    """Return mu and V; too few trials cannot tell how trials begin, and their start stays as broad as it was."""
+    if moments.trials < len(model.dynamics) + 2:
+        return model.initial_mean, model.initial_covariance
+    mean = moments.initial_sum / moments.trials
+    return mean, _floored(moments.initial_moment / moments.trials - torch.outer(mean, mean))
+
+
+def solve_readout(
+    model: LinearGaussian, moments: Moments
+) -> tuple[Float[Tensor, "unit latent"], Float[Tensor, " unit"], Float[Tensor, " unit"]]:
+    """Return C, d and r, each unit by its own normal equations over the bins that show it."""
+    samples = moments.readout[:, -1, -1]
+    known = samples > 0
+    C, d, r = model.readout.clone(), model.offset.clone(), model.noise.clone()
+    if not bool(known.any()):
+        return C, d, r
+    n, cross = samples[known], moments.activity[known]
+    solution = torch.linalg.solve(moments.readout[known], cross)
+    squares = moments.squares[known] / n
+    variance = squares - (cross[:, -1] / n).square()
+    floor = NOISE_FLOOR * torch.maximum(variance, variance.mean()).clamp(min=1e-300)
+    C[known] = solution[:, :-1]
+    d[known] += solution[:, -1]  # activity was taken relative to the old offset
+    r[known] = torch.maximum(squares - (solution * cross).sum(1) / n, floor)
+    return C, d, r
+
+
+def _floored(covariance: Tensor) -> Tensor:
+    """Return the nearest symmetric matrix whose eigenvalues are not below the floor."""
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    floor = COVARIANCE_FLOOR * values.clamp(min=0).mean().clamp(min=1e-300)
+    if values[0] >= floor:
+        return (covariance + covariance.T) / 2
+    return (vectors * values.clamp(min=floor)) @ vectors.T

@@ -1,0 +1,168 @@
+"""Posterior means of the Kalman filter and smoother, given the matrices that :mod:`lvmzoo.inference.kalman` computed.
+
+Latents lie bins first, so that one step of all trials is one product of contiguous matrices. Trials are sorted longest
+first: those that reach a bin are the first rows, and nothing is masked.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lvmzoo.inference.kalman import Covariances
+from lvmzoo.inference.scan import linear_recurrence
+
+__all__ = ["Means"]
+
+SCAN_BINS = 64  # shorter stretches are not worth a scan
+SCAN_SIZE = 4096  # trials x latents^2 above which a product of all trials is efficient by itself
+
+
+class Means:
+    """The matrices of a covariance recursion as tensors, for rows of latents: transposed.
+
+    Shared matrices are (step, latent, latent), those of single trials (step, trial, latent, latent).
+    """
+
+    def __init__(
+        self,
+        matrices: Covariances,
+        information: Float[Tensor, "*bin_and_trial latent latent"],
+        dynamics: Float[Tensor, "latent latent"],
+        shared: bool,
+    ) -> None:
+        A = dynamics.cpu().numpy()
+        identity = np.eye(len(A))
+
+        def rows(stack: np.ndarray) -> Tensor:
+            transposed = np.ascontiguousarray(stack.swapaxes(-1, -2))
+            return torch.from_numpy(transposed[:, 0] if shared else transposed).to(dynamics)
+
+        self.matrices, self.information, self.shared = matrices, information, shared
+        self.filtered = rows(matrices.filtered)
+        self.keep = rows(matrices.update)  # of the predicted mean
+        self.forward = rows(matrices.update @ A)
+        self.backward = rows(matrices.gain)
+        self.stay = rows(identity - matrices.gain @ A)
+
+    def filter(
+        self, h: Float[Tensor, "bin trial latent"], start: int, predicted: Tensor, counts: Int[np.ndarray, " all_bins"]
+    ) -> Float[Tensor, "bin trial latent"]:
+        """Return E(x_t | bins up to t) of a chunk that begins at bin ``start``.
+
+        Parameters
+        ----------
+        h : C' R^-1 (y - d), zero where nothing is observed.
+        predicted : mean of the first bin of the chunk given all before it.
+        counts : number of trials that reach each bin.
+        """
+        stop = start + len(h)
+        m = self._apply(h, self.filtered, start)
+        n = int(counts[start])
+        _add_product(m[0, :n], predicted[:n], self.keep[self._step(start)])
+        for a, b, step, steady in self._stretches(start, stop, counts):
+            n, first = int(counts[a]), max(a, start + 1)
+            if self._scans(b - first, n, steady):
+                states = linear_recurrence(
+                    m[first - start : b - start, :n], self.forward[step], m[first - start - 1, :n]
+                )
+                m[first - start : b - start, :n] = states
+                continue
+            for t in range(first, b):
+                k = step if steady else step + t - a
+                _add_product(m[t - start, :n], m[t - start - 1, :n], self.forward[k])
+        return m
+
+    def smooth(
+        self, m: Float[Tensor, "bin trial latent"], start: int, following: Tensor, counts: Int[np.ndarray, " all_bins"]
+    ) -> Float[Tensor, "bin trial latent"]:
+        """Return E(x_t | all bins) of a chunk, given the filter's means and the smoothed mean of the bin after it."""
+        stop = start + len(m)
+        after = np.append(counts[1:], 0)
+        x = self._apply(m, self.stay, start)
+        for t in (start + np.flatnonzero(counts[start:stop] > after[start:stop])).tolist():
+            ending = slice(int(after[t]), int(counts[t]))
+            x[t - start, ending] = m[t - start, ending]
+        for a, b, step, steady in reversed(list(self._stretches(start, stop, after))):
+            n = int(after[a])
+            if not n:
+                continue
+            if self._scans(b - a, n, steady):
+                beyond = following if b == stop else x[b - start]
+                states = linear_recurrence(x[a - start : b - start, :n], self.backward[step], beyond[:n], reverse=True)
+                x[a - start : b - start, :n] = states
+                continue
+            for t in range(b - 1, a - 1, -1):
+                beyond = following if t + 1 == stop else x[t + 1 - start]
+                k = step if steady else step + t - a
+                _add_product(x[t - start, :n], beyond[:n], self.backward[k])
+        return x
+
+    def surprise(
+        self, h: Float[Tensor, "bin trial latent"], m: Float[Tensor, "bin trial latent"], start: int, seen: Tensor
+    ) -> Float[Tensor, "bin trial latent"]:
+        """Return h_t - J_t m_t; ``seen`` (trial, bin) says where J_t is not zero."""
+        if not self.shared:
+            return h - torch.matmul(m.unsqueeze(-2), self.information[start : start + len(m)]).squeeze(-2)
+        difference = torch.addmm(h.flatten(0, 1), m.flatten(0, 1), self.information, alpha=-1).view_as(h)
+        if not bool(seen.all()):
+            difference[~seen.T] = 0.0
+        return difference
+
+    def log_determinants(self, lengths: Int[np.ndarray, " trial"]) -> Float[Tensor, " trial"]:
+        """Return the sum over each trial's bins of log |I + P_t J_t|."""
+        along = np.cumsum(self.matrices.log_determinant[self.matrices.steps], axis=0)
+        column = np.zeros(len(lengths), np.int64) if self.shared else np.arange(len(lengths))
+        return torch.from_numpy(along[lengths - 1, column]).to(self.filtered)
+
+    def _step(self, bin_index: int) -> int:
+        piece = next(piece for piece in self.matrices.pieces if piece.start <= bin_index < piece.stop)
+        return piece.step if piece.steady else piece.step + bin_index - piece.start
+
+    def _scans(self, bins: int, trials: int, steady: bool) -> bool:
+        return steady and self.shared and bins >= SCAN_BINS and trials * self.filtered.shape[-1] ** 2 <= SCAN_SIZE
+
+    def _stretches(self, start: int, stop: int, counts: np.ndarray) -> Iterator[tuple[int, int, int, bool]]:
+        """Yield (start, stop, step, steady) within a chunk, where the number of trials is constant."""
+        edges = start + 1 + np.flatnonzero(counts[start + 1 : stop] != counts[start : stop - 1])
+        for piece in self.matrices.pieces:
+            a, b = max(piece.start, start), min(piece.stop, stop)
+            if a >= b:
+                continue
+            within = [a, *edges[(edges > a) & (edges < b)].tolist(), b]
+            for u, v in itertools.pairwise(within):
+                yield u, v, piece.step if piece.steady else piece.step + u - piece.start, piece.steady
+
+    def _apply(self, x: Tensor, stack: Tensor, start: int) -> Tensor:
+        """Return the rows of each bin times that bin's matrix."""
+        result = torch.empty_like(x)
+        stop = start + len(x)
+        for piece in self.matrices.pieces:
+            a, b = max(piece.start, start), min(piece.stop, stop)
+            if a >= b:
+                continue
+            source, target = x[a - start : b - start], result[a - start : b - start]
+            if piece.steady:
+                used = stack[piece.step]
+            else:
+                used = stack[piece.step + a - piece.start : piece.step + b - piece.start]
+            if not self.shared:
+                target.copy_(torch.matmul(source.unsqueeze(-2), used).squeeze(-2))
+            elif piece.steady:
+                torch.mm(source.flatten(0, 1), used, out=target.view(-1, x.shape[-1]))
+            else:
+                torch.bmm(source, used, out=target)
+        return result
+
+
+def _add_product(target: Tensor, rows: Tensor, matrix: Tensor) -> None:
+    """Add rows @ matrix to the target, in place; a matrix a row where there are three dimensions."""
+    if matrix.dim() == 2:
+        target.addmm_(rows, matrix)
+    else:
+        target.add_(torch.matmul(rows.unsqueeze(-2), matrix[: len(rows)]).squeeze(-2))
