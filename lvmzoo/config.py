@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lvmzoo.errors import UserError, unknown
+
 __all__ = ["DataConfig", "Experiment", "LoggerConfig", "SplitConfig", "TrainerConfig"]
 
 
@@ -23,11 +25,11 @@ class SplitConfig:
     test: float = 0.2  # fraction of the recording, at its end
     gap_s: float | None = None  # left out between blocks; null: window + smoothing + autocorrelation time
     every: int = 5  # by=every: the trials with index % every == offset are tested
-    offset: int = 0
-    train_trials: list[int] | None = None  # by=list; null: all trials not named below
-    validation_trials: list[int] | None = None
-    test_trials: list[int] | None = None
-    folds: int = 5  # by=folds
+    offset: int = 0  # by=every: the first tested trial
+    train_trials: list[int] | None = None  # by=list: indices; null: all trials that the next two do not name
+    validation_trials: list[int] | None = None  # by=list: indices
+    test_trials: list[int] | None = None  # by=list: indices
+    folds: int = 5  # by=folds: number of folds
     fold: int = 0  # by=folds: which fold is tested
     held_out_units: Any = 0.0  # for co-smoothing: a fraction drawn from the seed, or a list of unit indices
     seed: int = 0  # of the draw of held-out units
@@ -45,7 +47,7 @@ class DataConfig:
     align: str | None = None  # trial column that the window is around; null: from start to stop
     window_s: list[float] | None = None  # [before, after] the align column, such as [-0.2, 0.8]
     segment_s: float | None = None  # cut longer stretches into segments of this length; null: keep them whole
-    bin_width_s: float = 0.02
+    bin_width_s: float = 0.02  # width of a time bin
     smoothing_s: float = 0.0  # standard deviation of a Gaussian on the activity within trials; 0: none
     causal_smoothing: bool = False  # use past bins only
     regions: list[str] | None = None  # null: all
@@ -54,29 +56,38 @@ class DataConfig:
     minimum_rate_hz: float = 0.0  # units below it in the training data are dropped; silent ones always are
     behavior: list[str] | None = None  # variables to use; null: all
     behavior_kinds: dict[str, str] = field(default_factory=dict)  # name -> continuous, circular or categorical
-    split: SplitConfig = field(default_factory=SplitConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)  # into training, validation and test data
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
     """How a model is fitted. null means what the model recommends (`lvmzoo show NAME`)."""
 
-    max_epochs: int | None = None
-    max_steps: int | None = None
+    max_epochs: int | None = None  # passes over the training data at most
+    max_steps: int | None = None  # gradient models: optimizer steps at most
     batch_size: int | None = None  # trials a step, or references a step for contrastive models
-    learning_rate: float | None = None  # gradient models
-    weight_decay: float = 0.0
+    learning_rate: float | None = None  # gradient models: of the optimizer
+    weight_decay: float = 0.0  # gradient models: of the optimizer
     gradient_clip: float | None = None  # largest norm of the gradient
     tolerance: float = 1e-6  # EM stops when the log-likelihood per bin gains less than this fraction
     patience: int = 10  # validations without improvement before training stops; 0: never stop early
-    validate_every_steps: int = 100  # gradient models
+    validate_every_steps: int = 100  # gradient models: steps between validations
     accelerator: str = "auto"  # auto, cpu, gpu, mps
     devices: int = 1  # processes or devices; more than one trains with DDP
     precision: str = "32"  # 32, 64, or bf16 for gradient models; statistics models always sum and solve in float64
     threads: int | None = None  # CPU threads; null: one for small problems, else torch's default
-    checkpoint_every_s: float = 30.0
-    progress: bool = True
-    deterministic: bool = True
+    checkpoint_every_s: float = 30.0  # time between the checkpoints that resume=RUN_FOLDER continues from
+    progress: bool = True  # show a progress bar
+    deterministic: bool = True  # refuse operations whose result varies from run to run
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be trained with; raises UserError."""
+        _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+        _one_of("trainer.precision", self.precision, ("32", "64", "bf16"))
+        for name in ("max_epochs", "max_steps", "batch_size", "validate_every_steps", "devices", "threads"):
+            _at_least(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("learning_rate", "weight_decay", "gradient_clip", "tolerance", "patience", "checkpoint_every_s"):
+            _at_least(f"trainer.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -84,9 +95,13 @@ class LoggerConfig:
     """Where the history goes besides the run folder."""
 
     name: str = "csv"  # csv, wandb or tensorboard
-    project: str = "lvmzoo"
-    group: str | None = None
-    offline: bool = False
+    project: str = "lvmzoo"  # wandb: of the run
+    group: str | None = None  # wandb: of the run, such as the name of a sweep
+    offline: bool = False  # wandb: never use the network
+
+    def __post_init__(self) -> None:
+        """Refuse a logger that does not exist; raises UserError."""
+        _one_of("logger", self.name, ("csv", "wandb", "tensorboard"))
 
 
 @dataclass(frozen=True)
@@ -94,11 +109,25 @@ class Experiment:
     """One run: a model, data, and how to fit it."""
 
     model: Any  # the config dataclass of a registry entry; its ``name`` says which
-    data: DataConfig = field(default_factory=DataConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)  # which recordings, and how they are binned and split
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # how the model is fitted
+    logger: LoggerConfig = field(default_factory=LoggerConfig)  # where the history goes besides the run folder
+    seed: int = 0  # of every random draw
     output: str = "runs"  # the run folder is made in here
     name: str | None = None  # of the run folder; null: model, session and time
     resume: str | None = None  # a run folder to continue
-    report: bool = True
+    report: bool = True  # write report.html
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise unknown(f"choice of {name}", value, allowed)
+
+
+def _at_least(name: str, value: int | float | None, least: int) -> None:
+    if value is not None and not value >= least:
+        raise UserError(
+            f"{name}={value} is not possible.",
+            f"It has to be at least {least}.",
+            f"Write {name}=VALUE with a value from {least} upwards, or leave it at its default.",
+        )

@@ -66,11 +66,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> UserError:
             f"Add -m to run one after the other, or write {name}=[{values}] if a list is meant.",
         )
     if found := re.search(r"Could not delete from config. '(.*?)' does not exist", text):
-        return UserError(
-            f"~{found[1]} cannot be deleted.",
-            "Every setting of a model and of the trainer has to have a value.",
-            f"Write {found[1]}=VALUE instead, or leave it at its default.",
-        )
+        return _not_deletable(found[1])
     if "Could not override" in text or "No match in the defaults list" in text:
         key = re.findall(r"'([^']+)'", text)[0]
         return unknown("config group", key.split("@")[0], ["data", "experiment", "logger", "model", "trainer"])
@@ -182,6 +178,14 @@ def _unreadable(error: OverrideParseException) -> UserError:
     )
 
 
+def _not_deletable(key: str) -> UserError:
+    return UserError(
+        f"~{key} cannot be deleted.",
+        "Every setting of a model and of the trainer has to have a value.",
+        f"Write {key}=VALUE instead, or leave it at its default.",
+    )
+
+
 def _bad_yaml(error: yaml.MarkedYAMLError, path: Path | None = None) -> UserError:
     mark = error.problem_mark
     where = f"{path or (mark.name if mark else 'a config')}" + (f", line {mark.line + 1}" if mark else "")
@@ -204,6 +208,8 @@ def _omegaconf(link: OmegaConfBaseException, error: BaseException, overrides: Se
             f"{str(link).splitlines()[0]}.",
             "Name an existing setting, such as ${data.bin_width_s}, or write the value out.",
         )
+    if source.startswith("~"):
+        return _not_deletable(key)
     if isinstance(link, ConfigAttributeError | ConfigKeyError) and isinstance(parent, DictConfig):
         return not_a_field(key, parent)
     if isinstance(link, ValidationError):

@@ -1,0 +1,70 @@
+"""Promises of every config file: the generated ones equal their dataclasses, and every one composes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lvmzoo import registry
+from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
+from lvmzoo.errors import UserError
+from lvmzoo.fields import describe_fields
+from lvmzoo.store import compose, config_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = [*(entry.config for entry in registry.entries().values()), DataConfig, Experiment, LoggerConfig]
+CONFIGS += [SplitConfig, TrainerConfig]
+
+
+def generated() -> dict[Path, str]:
+    spec = importlib.util.spec_from_file_location("write_configs", ROOT / "scripts" / "write_configs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.files()
+
+
+GENERATED = generated()
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_file_is_what_the_dataclass_says(path: Path) -> None:
+    assert path.read_text() == GENERATED[path], "run: python scripts/write_configs.py"
+
+
+def test_every_model_file_belongs_to_a_model() -> None:
+    assert {path.stem for path in (ROOT / "configs" / "model").iterdir()} <= set(registry.entries())
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_the_config_round_trips_through_yaml(name: str) -> None:
+    config = registry.get(name).config()
+    plain = yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
+    assert type(config)(**plain) == config
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_an_unknown_key_is_refused_with_the_nearest_name(name: str) -> None:
+    field = dataclasses.fields(registry.get(name).config)[1].name
+    with pytest.raises(UserError, match=f"Did you mean 'model.{field}'"):
+        compose([f"model={name}", f"model.{field}x=1"])
+
+
+@pytest.mark.parametrize("group", ["data", "trainer", "logger", "experiment"])
+def test_every_choice_composes(group: str) -> None:
+    for path in (config_folder() / group).iterdir():
+        overrides = [f"{group}={path.stem}"]
+        if "path: null" in path.read_text():
+            overrides.append("data.path=some.nwb")
+        assert isinstance(compose(overrides), Experiment), path
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_every_field_says_what_it_means(config: type) -> None:
+    silent = [field.name for field in describe_fields(config) if not field.meaning and field.name != "name"]
+    assert silent == []
