@@ -67,7 +67,8 @@ def binned_behavior(
     """Put variables on the grid; those without a value in the training data are dropped with a note."""
     values: dict[str, np.ndarray] = {}
     variables: dict[str, Variable] = {}
-    notes: list[str] = []
+    lacking: list[str] = []
+    partly: dict[str, list[str]] = {}
     for name, source in signals.items():
         if isinstance(source, Signal):
             series, kind, levels = resample(source, grid), source.kind, source.levels
@@ -77,12 +78,15 @@ def binned_behavior(
         labeled = np.isfinite(series).all(axis=1)
         share = float(labeled[train_bins].mean()) if len(train_bins) else 0.0
         if share == 0.0:
-            notes.append(f"Behavior variable '{name}' was dropped: it has no value in the training data.")
+            lacking.append(name)
             continue
         if share < 0.9:
-            notes.append(f"Behavior variable '{name}' is known in {share:.0%} of the training bins.")
+            partly.setdefault(f"{share:.0%}", []).append(name)
         values[name] = series
         variables[name] = Variable(kind, int(series.shape[1]), levels)
+    notes = [f"Behavior known in {share} of the training bins: {', '.join(names)}." for share, names in partly.items()]
+    if lacking:
+        notes.append(f"Behavior dropped, because it has no value in the training data: {', '.join(lacking)}.")
     return values, variables, tuple(notes)
 
 
