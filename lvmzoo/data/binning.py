@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Integer, Num
 
 from lvmzoo.batch import Observation
 from lvmzoo.data.grid import EDGE_TOLERANCE, Grid
@@ -44,7 +44,7 @@ def bin_activity(recording: Recording, grid: Grid, units: Int[np.ndarray, " unit
     return _with_missing(values, valid & observed_bins(grid, _intervals(recording)))
 
 
-def bin_spikes(spikes: SpikeTimes, grid: Grid, units: Int[np.ndarray, " unit"]) -> Int[np.ndarray, "bin unit"]:
+def bin_spikes(spikes: SpikeTimes, grid: Grid, units: Int[np.ndarray, " unit"]) -> Integer[np.ndarray, "bin unit"]:
     """Count the spikes of each unit in each bin; one unit's times are in memory at a time.
 
     Stretches may overlap. A spike on the edge of two bins belongs to the later one.
