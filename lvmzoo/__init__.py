@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lvmzoo.registry import get as get
     from lvmzoo.registry import register as register
     from lvmzoo.run import Run as Run
-    from lvmzoo.train import train as train
 
 __version__ = "0.1.0"
 
@@ -43,7 +42,6 @@ _HOMES = {
     "get": "lvmzoo.registry",
     "load": "lvmzoo.estimator",
     "register": "lvmzoo.registry",
-    "train": "lvmzoo.train",
 }
 
 __all__ = sorted(_HOMES)

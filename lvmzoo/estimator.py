@@ -225,7 +225,7 @@ class Estimator:
         cut = [values[i, :length] for i, length in enumerate(trials.lengths)]
         if isinstance(X, list | tuple):
             return cut
-        shape = np.ndim(X) if not isinstance(X, Recording | str | Path) else 0
+        shape = 0 if isinstance(X, Recording | str | Path) else np.asarray(X).ndim
         if shape == 2:
             return cut[0]
         return np.stack(cut) if len(set(map(len, cut))) == 1 else cut

@@ -126,10 +126,8 @@ def load_run(folder: str | Path) -> Run:
     for number, plain in description["readouts"].items():
         arrays = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.split("/")[0] == number}
         decoders[plain["session"], plain["variable"]] = decoder_from_state(plain, arrays)
-    scores = [
-        Score(**{name: math.nan if name == "value" and value is None else value for name, value in row.items()})
-        for row in json.loads((folder / "metrics.json").read_text())
-    ]
+    rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
+    scores = [Score(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
     history = pd.read_csv(folder / "history.csv")
     return Run(model, entry, read_experiment(folder), None, scores, history, folder, description["facts"], decoders)
 
@@ -196,7 +194,7 @@ def write_text(path: Path, text: str) -> None:
 def save_latents(path: Path, latents: Mapping[str, np.ndarray]) -> None:
     """Write the latents of all sessions and parts as one npz file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **latents)
+    np.savez_compressed(buffer, **dict[str, Any](latents))
     write_bytes(path, buffer.getvalue())
 
 

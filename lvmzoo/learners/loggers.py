@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lvmzoo.config import LoggerConfig
 from lvmzoo.errors import UserError, unknown
@@ -17,17 +18,19 @@ __all__ = ["History", "make_logger"]
 logger = logging.getLogger("lvmzoo")
 
 
-class History(Protocol):
+class History(abc.ABC):
     """Takes the values of each round."""
 
+    @abc.abstractmethod
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Take the values of one round."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Write what is left."""
 
 
-class _Nothing:
+class _Nothing(History):
     def log(self, values: Mapping[str, float], step: int) -> None:
         pass
 
@@ -35,7 +38,7 @@ class _Nothing:
         pass
 
 
-class _TensorBoard:
+class _TensorBoard(History):
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -55,7 +58,7 @@ class _TensorBoard:
         self._writer.close()
 
 
-class _Wandb:
+class _Wandb(History):
     """Weights & Biases; offline where there is no network, and never in the way of a run."""
 
     def __init__(self, config: LoggerConfig, folder: Path, plain: Mapping[str, Any]) -> None:

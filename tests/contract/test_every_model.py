@@ -262,7 +262,7 @@ def test_silent_and_duplicated_units(name: str) -> None:
     hand = random.normal(size=(16, 20, 2)).cumsum(1)
     recording = from_arrays(
         counts,
-        {"hand": hand, "heading": np.arctan2(hand[..., 0], hand[..., 1]), "side": (hand[..., 0] > 0) * 1.0},
+        {"hand": hand, "heading": np.arctan2(hand[..., :1], hand[..., 1:]), "side": (hand[..., :1] > 0) * 1.0},
         bin_width_s=0.05,
         regions=["V1"] * 5 + ["V2"] * 5,
     )
