@@ -184,17 +184,28 @@ class TrialSampling:
 class PairSampling:
     """Windows around reference bins, their positives and negatives: how contrastive models are fed.
 
-    The batch holds three equal groups along its trial axis: references, positives, negatives. A window covers the bins
-    ``[t - before, t + after)`` and never crosses the end of a trial.
+    The batch holds equal groups along its trial axis: references, positives of time and of behavior (those that there
+    are, in this order), negatives. A window covers the bins ``[t - before, t + after)`` and never crosses the end of
+    a trial.
     """
 
     before: int
     after: int
-    positives: str = "time"  # "time", "behavior" or "hybrid"
-    time_offset_bins: int = 10
+    positives: str = "time"  # "time", "behavior" or "hybrid" (both)
+    time_offset_bins: int = 10  # from a reference to its positive in time, and of the changes of a label
     behavior: tuple[str, ...] = ()  # variables that define a behavior positive
-    conditional: str = "time_delta"  # "time_delta", "delta" or "nearest"
-    delta: float = 0.1  # standard deviation of the "delta" query, in standard deviations of the label
+    delta: float | None = None  # standard deviation of the query around a label; None: changes of the label over time
+    balanced: bool = False  # every combination of categories equally often
+
+    @property
+    def window_bins(self) -> int:
+        """Length of a window."""
+        return self.before + self.after
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The groups of positives, in the order of the batch."""
+        return ("time", "behavior") if self.positives == "hybrid" else (self.positives,)
 
 
 Sampling = TrialSampling | PairSampling
