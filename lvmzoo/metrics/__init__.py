@@ -1,1 +1,58 @@
-"""Scores of fitted models, one a file."""
+"""Metrics, one a file: each runs where a model has the capability and a session the data that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from lvmzoo.data.trials import Session
+from lvmzoo.metrics.activity_r2 import ActivityR2
+from lvmzoo.metrics.base import Evaluation, Metric, Score
+from lvmzoo.metrics.behavior_knn import BehaviorKnn
+from lvmzoo.metrics.behavior_r2 import BehaviorR2
+from lvmzoo.metrics.bits_per_spike import BitsPerSpike
+from lvmzoo.metrics.co_bps import CoBps
+from lvmzoo.metrics.latent_r2 import LatentR2
+from lvmzoo.metrics.log_likelihood import LogLikelihood
+from lvmzoo.metrics.variance_explained import VarianceExplained
+from lvmzoo.models.base import Model
+
+__all__ = ["METRICS", "Evaluation", "Metric", "Score", "evaluate", "score"]
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            LogLikelihood(),
+            BitsPerSpike(),
+            CoBps(),
+            VarianceExplained(),
+            ActivityR2(),
+            LatentR2(),
+            BehaviorR2(),
+            BehaviorKnn(),
+        )
+    }
+)
+
+
+def evaluate(model: Model, sessions: Sequence[Session], seed: int = 0) -> list[Score]:
+    """Return every score that the model's capabilities and the data of each session allow.
+
+    Parameters
+    ----------
+    model : fitted on these sessions; its mode and its parameters are left as they are.
+    sessions : split as for training.
+    seed : of the bootstrap behind some spreads.
+    """
+    return [row for session in sessions for row in score(Evaluation(model, session, seed))]
+
+
+def score(evaluation: Evaluation) -> list[Score]:
+    """Return every score of one session."""
+    return [
+        row
+        for metric in METRICS.values()
+        if metric.needs is None or isinstance(evaluation.model, metric.needs)
+        for row in metric(evaluation)
+    ]

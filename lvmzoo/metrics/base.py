@@ -1,0 +1,219 @@
+"""What a metric is: a score with its spread, and the views of a fitted model that all metrics share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+from lvmzoo.batch import Batch, Layout
+from lvmzoo.data.trials import Session, Trials
+from lvmzoo.models.base import Communicates, Model, Reconstructs
+
+__all__ = ["Evaluation", "Metric", "Score"]
+
+Result = TypeVar("Result")
+
+PARTS = ("train", "validation", "test")
+CHUNK_ENTRIES = 8_000_000  # bins x units that a model is shown at once
+MINIMUM_TRIALS = 10  # with fewer, the spread is taken over contiguous blocks
+BLOCKS = 20
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number about one session, and how far to trust it.
+
+    ``spread`` is the standard error of the mean over trials, or over contiguous blocks where a part has fewer than
+    ten trials; ``n`` counts what is behind the value, as the metric's docstring says (bins, spikes).
+    """
+
+    metric: str
+    value: float
+    session: str
+    target: str = ""  # the behavior variable or the region, where there is one
+    unit: str = ""  # of measure: "nats/bin", "bits/spike", "deg"; "" for a ratio
+    better: Literal["higher", "lower"] = "higher"
+    spread: float | None = None
+    n: int = 0
+    note: str = ""
+
+
+class Evaluation:
+    """Views of a fitted model on one session, computed when first asked for and kept.
+
+    Every view is a flat array over the valid bins of a part ("train", "validation" or "test"), trial after trial.
+    Held-out units and behavior are hidden from the model in all of them. The model sees the trials in chunks.
+
+    Parameters
+    ----------
+    model : a fitted model, or None for a baseline whose views are all known.
+    session : the data, split as for training.
+    seed : of the bootstrap behind some spreads.
+    known : views that need not be computed: "latents" or "rates", then part, then array.
+    """
+
+    def __init__(
+        self,
+        model: Model | None,
+        session: Session,
+        seed: int = 0,
+        known: Mapping[str, Mapping[str, Float[np.ndarray, "_ _"]]] | None = None,
+    ) -> None:
+        self.model, self.session, self.seed = model, session, seed
+        self._kept: dict[Any, Any] = {
+            (view, part): array for view, parts in (known or {}).items() for part, array in parts.items()
+        }
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes and names of the session."""
+        return self.session.layout
+
+    def kept(self, key: Any, compute: Callable[[], Result]) -> Result:
+        """Return what ``compute`` returned the first time that ``key`` was asked for."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return cast("Result", self._kept[key])
+
+    def trials(self, part: str) -> Trials:
+        """Return the trials of a part."""
+        return cast("Trials", getattr(self.session, part))
+
+    def bins(self, part: str) -> Int[np.ndarray, " bin"]:
+        """Return where the valid bins of a part are stored."""
+
+        def compute() -> np.ndarray:
+            stored = self.trials(part).flat
+            return stored[self.trials(part).valid.numpy()[stored]]
+
+        return self.kept(("bins", part), compute)
+
+    def groups(self, part: str) -> Int[np.ndarray, " bin"]:
+        """Return for each valid bin the trial, or contiguous block, over which spreads are taken; never decreasing."""
+
+        def compute() -> np.ndarray:
+            trials = self.trials(part)
+            keep = trials.valid.numpy()[trials.flat]
+            number = np.repeat(np.arange(len(trials)), trials.lengths)[keep]
+            if len(np.unique(number)) >= MINIMUM_TRIALS:
+                return number
+            return np.arange(len(number)) * BLOCKS // max(len(number), 1)
+
+        return self.kept(("groups", part), compute)
+
+    def latents(self, part: str) -> Float[np.ndarray, "bin latent"]:
+        """Return the latents inferred from the held-in units."""
+        return self.kept(("latents", part), lambda: self.view(part, self._model().latents).astype(np.float64))
+
+    def rates(self, part: str) -> Float[np.ndarray, "bin unit"]:
+        """Return the expected activity per bin of every unit, held-out ones included."""
+        return self.kept(("rates", part), lambda: self.view(part, cast("Reconstructs", self._model()).rates))
+
+    def predictions(self, part: str) -> Float[np.ndarray, "bin target_unit"]:
+        """Return the expected activity of the target region of a model that communicates."""
+        return self.kept(
+            ("predictions", part), lambda: self.view(part, cast("Communicates", self._model()).predict_target)
+        )
+
+    @property
+    def positive_rates(self) -> bool:
+        """Whether ``rates`` can be scored under a Poisson likelihood as they are."""
+        if self.model is None:
+            return ("rates", "test") in self._kept
+        return isinstance(self.model, Reconstructs) and self.model.positive_rates
+
+    def activity(self, part: str, units: Sequence[int] | slice = slice(None)) -> Num[Tensor, "bin unit"]:
+        """Return what was recorded, in the type in which it is stored."""
+        stored = self.trials(part).activity[:, _columns(units)]
+        return stored[torch.from_numpy(self.bins(part))]
+
+    def recorded(self, part: str, units: Sequence[int] | slice = slice(None)) -> Bool[Tensor, "bin unit"] | None:
+        """Return which samples of ``activity`` exist; None where all do."""
+        missing = self.trials(part).missing
+        if missing is None:
+            return None
+        return ~missing[:, _columns(units)][torch.from_numpy(self.bins(part))]
+
+    def behavior(self, part: str, name: str) -> Float[np.ndarray, "bin channel"]:
+        """Return a behavior variable; NaN where there is no label."""
+        return self.trials(part).behavior[name].numpy()[self.bins(part)].astype(np.float64)
+
+    def truth(self, part: str, name: str) -> Float[np.ndarray, "bin channel"] | None:
+        """Return the ground truth of a simulation ("latents", "rates"), or None."""
+        stored = self.trials(part).truth.get(name)
+        return None if stored is None else stored.numpy()[self.bins(part)].astype(np.float64)
+
+    def view(self, part: str, function: Callable[[Batch], Tensor]) -> Float[np.ndarray, "bin channel"]:
+        """Return what a method of the model gives for the valid bins of a part."""
+        with evaluating(self._model()):
+            found = [function(batch)[batch.valid].cpu() for batch in self.batches(part)]
+        if not found:
+            return np.zeros((0, 0))
+        return torch.cat(found).numpy()
+
+    def batches(self, part: str, hidden: bool = True) -> Iterator[Batch]:
+        """Give the trials of a part in order, a chunk at a time, without behavior and without the held-out units."""
+        trials = self.trials(part)
+        parameter = next(self._model().parameters(), None)
+        for rows in _chunks(trials.lengths, max(1, CHUNK_ENTRIES // max(1, self.layout.n_units))):
+            batch = trials.batch(rows).without_behavior()
+            if hidden:
+                batch = batch.hide(self.layout.held_out)
+            yield batch if parameter is None else batch.to(parameter.device)
+
+    def _model(self) -> Model:
+        assert self.model is not None, "a baseline knows its views"
+        return self.model
+
+
+class Metric(Protocol):
+    """One way of judging a model; it runs where the model has the capability that it needs."""
+
+    @property
+    def name(self) -> str:
+        """What it is called by."""
+        ...
+
+    @property
+    def needs(self) -> type | None:
+        """The capability without which there is no row; None: latents are enough, and every model has them."""
+        ...
+
+    def __call__(self, evaluation: Evaluation) -> list[Score]:
+        """Return its scores; none where the session lacks what it compares with."""
+        ...
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Switch dropout and gradients off, and the model's mode back afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _columns(units: Sequence[int] | slice) -> slice | list[int]:
+    return units if isinstance(units, slice) else list(units)
+
+
+def _chunks(lengths: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+    """Cut trials, in order, into runs whose padded size is at most ``largest`` bins (or that are one trial)."""
+    first, longest = 0, 0
+    for row, length in enumerate(lengths):
+        longest = max(longest, int(length))
+        if row > first and longest * (row + 1 - first) > largest:
+            yield np.arange(first, row)
+            first, longest = row, int(length)
+    if len(lengths) > first:
+        yield np.arange(first, len(lengths))

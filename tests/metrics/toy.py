@@ -1,0 +1,109 @@
+"""A small session with planted latents, and a closed-form model with every capability that metrics look for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lvmzoo.batch import Batch, Kind, Layout, Observation, Variable
+from lvmzoo.data.trials import Session, Trials
+from lvmzoo.models.base import Communicates, Model, Reconstructs, Scores
+
+
+def make_session(
+    trials=30,
+    lengths=(40, 25, 33),
+    units=(12, 6),
+    held_out=(3, 13),
+    observation=Observation.COUNTS,
+    seed=0,
+    missing=False,
+) -> Session:
+    random = np.random.default_rng(seed)
+    length = np.resize(np.array(lengths), trials)
+    bins, n = int(length.sum()), sum(units)
+    angle = np.cumsum(random.normal(0, 0.25, bins))
+    amplitude = 1 + 0.5 * np.sin(np.arange(bins) / 37)
+    latents = np.stack([amplitude * np.cos(angle), amplitude * np.sin(angle)], 1)
+    weights = random.normal(0, 0.6, (2, n))
+    rates = np.exp(latents @ weights - 0.3)
+    if observation is Observation.COUNTS:
+        activity = torch.from_numpy(random.poisson(rates).astype(np.int16))
+    else:
+        activity = torch.from_numpy((latents @ weights + 0.3 * random.normal(size=(bins, n))).astype(np.float32))
+    heading = torch.from_numpy((angle % (2 * np.pi))[:, None].astype(np.float32))
+    velocity = torch.from_numpy((latents @ random.normal(size=(2, 2)) + 5).astype(np.float32))
+    velocity[::17] = torch.nan
+    side = torch.from_numpy((latents[:, :1] > 0).astype(np.float32))
+    layout = Layout(
+        session="toy",
+        units={"a": units[0], "b": units[1]},
+        unit_ids=tuple(f"u{i}" for i in range(n)),
+        observation=observation,
+        bin_width_s=0.02,
+        behavior={
+            "heading": Variable(Kind.CIRCULAR),
+            "velocity": Variable(Kind.CONTINUOUS, 2),
+            "side": Variable(Kind.CATEGORICAL, 1, ("left", "right")),
+        },
+        held_out=held_out,
+    )
+    stop = np.cumsum(length)
+    valid = torch.ones(bins, dtype=torch.bool)
+    valid[5:8] = False
+    absent = torch.from_numpy(random.random((bins, n)) < 0.1) if missing else None
+    whole = Trials(
+        layout=layout,
+        activity=activity,
+        start=stop - length,
+        stop=stop,
+        valid=valid,
+        table=pd.DataFrame({"start_s": (stop - length) * 0.02}),
+        missing=absent,
+        behavior={"heading": heading, "velocity": velocity, "side": side},
+        truth={
+            "latents": torch.from_numpy(latents.astype(np.float32)),
+            "rates": torch.from_numpy(rates.astype(np.float32)),
+        },
+    )
+    a, b = trials * 6 // 10, trials * 8 // 10
+    return Session(whole.select(range(a)), whole.select(range(a, b)), whole.select(range(b, trials)))
+
+
+class Base(Model):
+    """Latents: a fixed projection of what is observed; it needs no fitting."""
+
+    def __init__(self, session: Session, positive: bool = True) -> None:
+        super().__init__(SimpleNamespace(), [session.layout])
+        generator = torch.Generator().manual_seed(0)
+        self.projection = torch.nn.Parameter(
+            torch.randn(session.layout.n_units, 3, generator=generator, dtype=torch.float64), requires_grad=False
+        )
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def latents(self, batch: Batch) -> torch.Tensor:
+        seen = torch.where(batch.observed, batch.activity.double(), 0.0)
+        return self.dropout(seen @ self.projection) * batch.valid.unsqueeze(-1)
+
+
+class Full(Base, Reconstructs, Scores, Communicates):
+    positive_rates = True
+    source, target = "a", "b"
+
+    def rates(self, batch: Batch) -> torch.Tensor:
+        return torch.exp(0.1 * torch.tanh(self.latents(batch)) @ self.projection.T)
+
+    def log_likelihood(self, batch: Batch) -> torch.Tensor:
+        value = torch.distributions.Poisson(1.3).log_prob(batch.activity.double().clamp_min(0).round())
+        return torch.where(batch.observed, value, 0.0).sum((1, 2))
+
+    def predict_target(self, batch: Batch) -> torch.Tensor:
+        return 0.1 * self.latents(batch) @ self.projection[batch.layout.region("b")].T
+
+
+class Gaussian(Base, Reconstructs):
+    def rates(self, batch: Batch) -> torch.Tensor:
+        return self.latents(batch) @ self.projection.T - 1.0
