@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lvmzoo.errors import DivergedError, Interrupted, UserError, nearest
+from lvmzoo.errors import DivergedError, Interrupted, UserError, unknown
 
 __all__ = ["failure", "main"]
 
@@ -98,12 +99,12 @@ def _light(arguments: list[str]) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        words = [word for word in sys.argv[1:2] if not word.startswith("-")]
-        close = nearest(words[0], COMMANDS) if words and words[0] not in COMMANDS else None
+        if found := re.search(r"invalid choice: '(.*?)'", message):
+            raise unknown("command", found[1], COMMANDS, fix="`lvmzoo --help` explains them.")
         raise UserError(
             f"{self.prog}: {message}.",
-            f"{self.format_usage().strip().removeprefix('usage: ')}",
-            f"Did you mean 'lvmzoo {close}'?" if close else f"`{self.prog} --help` explains the command.",
+            f"Usage: {self.format_usage().strip().removeprefix('usage: ')}",
+            f"`{self.prog} --help` explains the command.",
         )
 
 

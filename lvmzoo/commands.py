@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lvmzoo import registry
-from lvmzoo.errors import UserError, nearest
+from lvmzoo.errors import UserError, nearest, unknown
 from lvmzoo.fields import describe_fields
 from lvmzoo.models.base import StatisticsModel, capabilities
 
@@ -92,10 +92,11 @@ def inspect_file(path: str) -> None:
 
 def simulate(name: str, path: Path, seed: int) -> None:
     """Write a simulated recording to an NWB file; raises UserError where the file cannot be written."""
-    from lvmzoo.data.write_nwb import write_nwb
-    from lvmzoo.simulate import get
+    from lvmzoo.simulate import simulators
 
-    simulator = get(name)
+    known = simulators()
+    if name not in known:
+        raise unknown("simulator", name, known)
     if path.suffix != ".nwb":
         raise UserError(
             f"The output file '{path}' does not end in .nwb.",
@@ -109,5 +110,7 @@ def simulate(name: str, path: Path, seed: int) -> None:
             "The file is written into an existing folder.",
             f"Did you mean '{path.parent.parent / close}'?" if close else f"Create it: mkdir -p {path.parent}",
         )
-    write_nwb(simulator(seed=seed), path)
+    from lvmzoo.data.write_nwb import write_nwb
+
+    write_nwb(known[name](seed=seed), path)
     print(f"Wrote {path}. Look at it: lvmzoo inspect {path}")

@@ -79,8 +79,6 @@ def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
     with _as_command_line(["lvmzoo", *arguments]):
         try:
             main(task or _nothing)()
-        except (UserError, Interrupted):
-            raise
         except Exception as error:
             raise explain(error, [word for word in arguments if "=" in word]) from error
 
@@ -153,12 +151,13 @@ def _job(composed: DictConfig) -> None:
 
         name = experiment.name or f"job-{outcome['job']}-{experiment.model.name}"
         finished = train(replace(experiment, output=str(folder), name=name))
-    except Interrupted:
-        raise  # stops the sweep
     except Exception as error:
         code, lines = failure(error)
         outcome |= {"code": code, "error": lines}
         print("\n".join(lines), file=sys.stderr)
+        if isinstance(error, Interrupted):
+            path.write_text(json.dumps(outcome, indent=2))
+            raise SystemExit(code) from error  # ends the sweep: Hydra would go on after an Exception
     else:
         scores = [
             {"metric": score.metric, "target": score.target, "session": score.session, "value": score.value}

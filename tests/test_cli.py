@@ -1,0 +1,281 @@
+"""The command line: what each command prints, its exit code, sweeps, and tab completion."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import runpy
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvmzoo import registry
+from lvmzoo.cli import main
+from lvmzoo.completion import complete
+from lvmzoo.config import Experiment
+from lvmzoo.errors import DivergedError, Interrupted, UserError
+from lvmzoo.metrics.base import Score
+
+ROOT = Path(__file__).resolve().parents[1]
+Fitted = list[Experiment]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LVMZOO_DEBUG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Experiment], None] | None], Fitted]:
+    """Put a stand-in where the one function that fits is, and return what it was asked to fit."""
+
+    def install(fails: Callable[[Experiment], None] | None = None) -> Fitted:
+        asked: Fitted = []
+
+        def stand_in(experiment: Experiment) -> Any:
+            asked.append(experiment)
+            if fails is not None:
+                fails(experiment)
+            folder = Path(experiment.output) / (experiment.name or "run")
+            folder.mkdir(parents=True)
+            (folder / "report.html").write_text("")
+            score = Score("co_bps", 0.25, "monday", unit="bits/spike", better="higher", spread=0.02, n=100)
+            return types.SimpleNamespace(scores=[score], folder=folder)
+
+        module = types.ModuleType("lvmzoo.train")
+        module.train = stand_in
+        monkeypatch.setitem(sys.modules, "lvmzoo.train", module)
+        return asked
+
+    return install
+
+
+def test_light_commands_import_nothing_heavy() -> None:
+    program = (
+        "import sys; from lvmzoo.cli import main; main(['list']); main(['show', 'lds']); main(['cite', 'lds']);"
+        "print('heavy:', [m for m in ('pytorch_lightning', 'hydra', 'pynwb', 'pandas', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("heavy: []"), done.stdout[-300:]
+
+
+def test_help_imports_no_torch() -> None:
+    program = (
+        "import sys; from lvmzoo.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "simulate" in done.stdout
+    assert done.stdout.strip().endswith("False")
+
+
+def test_list_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name, entry in registry.entries().items():
+        assert re.search(rf"^{name}\s+{entry.family}", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_show_explains_every_setting(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", name]) == 0
+    printed = capsys.readouterr().out
+    assert registry.get(name).reference.doi in printed
+    for field in dataclasses.fields(registry.get(name).config)[1:]:
+        assert f"model.{field.name}" in printed
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_cite_prints_bibtex(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cite", name]) == 0
+    reference = registry.get(name).reference
+    printed = capsys.readouterr().out.strip()
+    assert printed.startswith(f"@misc{{{reference.key},\n")
+    assert printed.count("{") == printed.count("}")
+    assert f"doi = {{{reference.doi}}}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["lst"], "Did you mean 'list'?"),
+        (["show", "ldss"], "Did you mean 'lds'?"),
+        (["simulate", "reach", "out.npz"], "Write out.nwb instead."),
+        (["simulate", "reach", "nowhere/out.nwb"], "Create it: mkdir -p nowhere"),
+        (["simulate", "reech", "out.nwb"], "Did you mean 'reach'?"),
+    ],
+)
+def test_a_wrong_command_is_explained(arguments: list[str], fix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3
+    assert lines[2].strip() == fix
+
+
+def test_train_prints_scores_and_the_report(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = train()
+    assert main(["train", "model=lds", "model.latents=3", "seed=4", "name=mine"]) == 0
+    assert [(e.model.latents, e.seed) for e in asked] == [(3, 4)]
+    printed = capsys.readouterr().out
+    assert re.search(r"co_bps\s+0\.25 ± 0\.02\s+bits/spike", printed)
+    assert "Report: runs/mine/report.html" in printed
+
+
+def test_the_script_is_the_same_entry(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = train()
+    monkeypatch.setattr(sys, "argv", ["train.py", "model=lds", "seed=4"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
+    assert stopped.value.code == 0
+    assert asked[0].seed == 4
+
+
+def test_train_help_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for name in registry.entries():
+        assert name in printed
+    assert "lvmzoo train -m model=lds,contrastive seed=0,1" in printed
+    assert "trainer.accelerator" in printed
+
+
+def test_the_composed_config_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--cfg", "job", "model=lds", "model.latents=3"]) == 0
+    assert "latents: 3" in capsys.readouterr().out
+
+
+def raising(error: BaseException) -> Callable[[Experiment], None]:
+    def fail(_: Experiment) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (UserError("what", "why", "fix"), 2, "Error: what\n  why\n  fix"),
+        (DivergedError("NaN after pass 3"), 3, "NaN after pass 3"),
+        (Interrupted(15, "runs/a"), 143, "resume=runs/a"),
+        (Interrupted(2, "runs/a"), 130, "resume=runs/a"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (RuntimeError("out of luck"), 1, "out of luck"),
+    ],
+)
+def test_exit_codes(train: Any, error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    train(raising(error))
+    assert main(["train"]) == code
+    told = capsys.readouterr().err
+    assert text in told
+    assert "Traceback" not in told
+    if code == 1:
+        log = re.search(r"traceback in (\S+\.log)", told)
+        assert log is not None
+        assert "RuntimeError: out of luck" in Path(log[1]).read_text()
+        Path(log[1]).unlink()
+
+
+def test_debug_shows_the_traceback(
+    train: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LVMZOO_DEBUG", "1")
+    train(raising(UserError("what", "why", "fix")))
+    assert main(["train"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_sweep_runs_every_combination_in_one_folder(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = train()
+    assert main(["train", "-m", "model=lds,reduced_rank_regression", "seed=0,1", "output=all runs"]) == 0
+    assert [(e.model.name, e.seed) for e in asked] == [
+        ("lds", 0),
+        ("lds", 1),
+        ("reduced_rank_regression", 0),
+        ("reduced_rank_regression", 1),
+    ]
+    (folder,) = Path("all runs").iterdir()
+    outcomes = [json.loads((folder / f"job-{number}.json").read_text()) for number in range(4)]
+    assert [outcome["code"] for outcome in outcomes] == [0] * 4
+    assert outcomes[1]["scores"][0]["value"] == 0.25
+    assert len({outcome["folder"] for outcome in outcomes}) == 4
+    assert "4 of 4 runs done" in capsys.readouterr().out
+
+
+def test_two_sweeps_in_one_second_have_two_folders(train: Any) -> None:
+    train()
+    for _ in range(3):
+        assert main(["train", "-m", "seed=0,1"]) == 0
+    assert len(list(Path("runs").iterdir())) == 3
+
+
+def test_a_failing_job_is_named_and_the_others_run(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def odd(experiment: Experiment) -> None:
+        if experiment.seed == 1:
+            raise DivergedError("not finite")
+        if experiment.seed == 2:
+            raise RuntimeError("bug")
+
+    asked = train(odd)
+    assert main(["train", "-m", "seed=0,1,2,3"]) == 3
+    assert len(asked) == 4
+    captured = capsys.readouterr()
+    assert re.search(r"Job 1 \(.*seed=1.*\) failed: Training diverged: not finite", captured.err)
+    assert re.search(r"Job 2 \(.*seed=2.*\) failed: lvmzoo failed: RuntimeError: bug", captured.err)
+    assert "2 of 4 runs done" in captured.out
+
+
+def test_an_interrupted_sweep_keeps_what_is_done(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(experiment: Experiment) -> None:
+        if experiment.seed == 1:
+            raise Interrupted(2, "runs/b")
+
+    asked = train(stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "-m", "seed=0,1,2"])
+    assert stopped.value.code == 130
+    assert len(asked) == 2
+    captured = capsys.readouterr()
+    assert "1 of 2 runs done" in captured.out
+    assert "lvmzoo train resume=runs/b" in captured.err
+
+
+def test_several_devices_do_not_go_with_a_sweep(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = train()
+    assert main(["train", "-m", "trainer=ddp", "seed=0,1"]) == 2
+    assert not asked
+    assert "trainer.devices=2 does not work in a sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("lvmzoo ", {"train", "list", "show", "cite", "inspect", "simulate"}),
+        ("lvmzoo sh", {"show"}),
+        ("lvmzoo show ", set(registry.entries())),
+        ("lvmzoo train model=ld", {"model=lds"}),
+        ("lvmzoo train model=lds model.lat", {"model.latents="}),
+        ("lvmzoo train tra", {"trainer="}),
+    ],
+)
+def test_tab_completion(line: str, expected: set[str]) -> None:
+    offered = set(complete(line))
+    assert expected <= offered
+    assert all(word.startswith(line.split(" ")[-1]) for word in offered)
+
+
+def test_the_completion_script_asks_the_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["-sc", "install=bash"]) == 0
+    assert "complete -o nospace -o default -F hydra_bash_completion lvmzoo" in capsys.readouterr().out
+    monkeypatch.setenv("COMP_LINE", "lvmzoo train logger=w")
+    assert main(["-sc", "query=bash"]) == 0
+    assert capsys.readouterr().out.split() == ["logger=wandb"]
