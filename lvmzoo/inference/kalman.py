@@ -96,7 +96,8 @@ def _condition(P: np.ndarray, J: np.ndarray, identity: np.ndarray) -> tuple[np.n
         if not failed:
             K, failed = lapack.dpotrf(identity + root.T @ J[0] @ root, lower=1, clean=1)
             if not failed:
-                W, _ = lapack.dtrtrs(K, root.T, lower=1)
+                # dtrtrs would be the direct way, but OpenBLAS wakes its threads for it however small the matrix is.
+                W = lapack.dtrtri(K, lower=1)[0] @ root.T
                 return (W.T @ W)[None], 2 * np.log(np.diagonal(K)).sum(keepdims=True)
     root = _square_root(P)
     K = np.linalg.cholesky(identity + root.swapaxes(-1, -2) @ J @ root)

@@ -118,7 +118,11 @@ def log_likelihood(
     valid: Bool[Tensor, "trial bin"],
     observed: Bool[Tensor, "trial bin unit"],
 ) -> Float[Tensor, " trial"]:
-    """Return the log-likelihood of what is observed in each trial, in nats; 0 for trials without a valid bin."""
+    """Return the log-likelihood of what is observed in each trial, in nats; 0 for trials without a valid bin.
+
+    With h = C' R^-1 (y - d), mp the predicted and m the filtered mean, the latents explain h'm + mp'(h - J m) of the
+    quadratic form (y - d)' R^-1 (y - d).
+    """
     result = model.dynamics.new_zeros(len(valid))
     precision = 1 / model.noise
     for _, means, parts in _filtered_together(model, valid, observed):
@@ -128,7 +132,10 @@ def log_likelihood(
             for start, stop in _chunks(part, len(model.dynamics)):
                 h, squares = _project(model, activity, part, start, stop, precision)
                 m = means.filter(h, start, predicted, part.counts)
-                value += _quadratic(model, part, means, h, m, predicted, start) - 0.5 * squares
+                before = torch.cat([predicted[None], m[:-1] @ model.dynamics.T])
+                explained = (h * m).sum((0, 2))
+                surprise = means.surprise(h, m, start, part.seen[:, start:stop])
+                value += 0.5 * (explained + (before * surprise).sum((0, 2)) - squares)
                 predicted = m[-1] @ model.dynamics.T
             result[part.rows] = value
     return result
@@ -231,14 +238,14 @@ def _project(
 ) -> tuple[Float[Tensor, "bin trial latent"], Float[Tensor, " trial"]]:
     """Return C' R^-1 (y - d) of a stretch of bins and, where the precision is given, (y - d)' R^-1 (y - d) by trial."""
     weights = model.readout / model.noise[:, None]
-    h = weights.new_empty(len(part.lengths), stop - start, weights.shape[1])
+    h = weights.new_empty(stop - start, len(part.lengths), weights.shape[1])
     squares = weights.new_zeros(len(part.lengths))
     for who, when, block in residual_blocks(activity, model.offset, part, start, stop):
-        target = h[who, when.start - start : when.stop - start]
-        target.copy_((block @ weights).view_as(target))
+        target = h[when.start - start : when.stop - start, who].transpose(0, 1)
+        target.copy_((block @ weights).view(target.shape))
         if precision is not None:
             squares[who] += (block.square_() @ precision).view(target.shape[:2]).sum(1)
-    return h.transpose(0, 1).contiguous(), squares
+    return h, squares
 
 
 def _constant_terms(model: LinearGaussian, part: Pattern, means: Means) -> Float[Tensor, " trial"]:
@@ -249,18 +256,6 @@ def _constant_terms(model: LinearGaussian, part: Pattern, means: Means) -> Float
     else:
         samples = part.mask.sum(1).to(per_sample) @ per_sample
     return -0.5 * (samples + means.log_determinants(part.lengths))
-
-
-def _quadratic(
-    model: LinearGaussian, part: Pattern, means: Means, h: Tensor, m: Tensor, predicted: Tensor, start: int
-) -> Float[Tensor, " trial"]:
-    """Return what the latents explain of the quadratic form in each trial's log-likelihood.
-
-    With mp the predicted and m the filtered mean, it is h'm + mp'(h - J m), halved.
-    """
-    surprise = means.surprise(h, m, start, part.seen[:, start : start + len(h)])
-    before = torch.cat([predicted[None], m[:-1] @ model.dynamics.T])
-    return 0.5 * (h * m + before * surprise).sum((0, 2))
 
 
 def _smooth(
@@ -280,7 +275,11 @@ def _smooth(
         h, _ = _project(model, activity, part, start, stop)
         m = means.filter(h, start, predicted, counts)
         if total is not None:
-            total.log_likelihood.add_(_quadratic(model, part, means, h, m, predicted, start).sum())
+            explained = torch.dot(h.flatten(), m.flatten())
+            surprise = means.surprise(h, m, start, part.seen[:, start:stop])
+            lagged = surprise[1:].flatten(0, 1).T @ m[:-1].flatten(0, 1)
+            explained += (surprise[0] * predicted).sum() + (model.dynamics * lagged).sum()
+            total.log_likelihood.add_(explained, alpha=0.5)
         kept.append((predicted, m if keep or stop == part.bins else None))
         predicted = m[-1] @ model.dynamics.T
     following = torch.zeros_like(predicted)

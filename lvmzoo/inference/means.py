@@ -106,13 +106,13 @@ class Means:
     def surprise(
         self, h: Float[Tensor, "bin trial latent"], m: Float[Tensor, "bin trial latent"], start: int, seen: Tensor
     ) -> Float[Tensor, "bin trial latent"]:
-        """Return h_t - J_t m_t; ``seen`` (trial, bin) says where J_t is not zero."""
+        """Return h_t - J_t m_t in the memory of h; ``seen`` (trial, bin) says where J_t is not zero."""
         if not self.shared:
-            return h - torch.matmul(m.unsqueeze(-2), self.information[start : start + len(m)]).squeeze(-2)
-        difference = torch.addmm(h.flatten(0, 1), m.flatten(0, 1), self.information, alpha=-1).view_as(h)
+            return h.sub_(torch.matmul(m.unsqueeze(-2), self.information[start : start + len(m)]).squeeze(-2))
+        h.flatten(0, 1).addmm_(m.flatten(0, 1), self.information, alpha=-1)
         if not bool(seen.all()):
-            difference[~seen.T] = 0.0
-        return difference
+            h[~seen.T] = 0.0
+        return h
 
     def log_determinants(self, lengths: Int[np.ndarray, " trial"]) -> Float[Tensor, " trial"]:
         """Return the sum over each trial's bins of log |I + P_t J_t|."""
