@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Sess
         binned, observation = _smoothed(binned, grid, config, pieces), Observation.CONTINUOUS
         if not config.causal_smoothing:
             notes += (f"Smoothing (Gaussian, {config.smoothing_s:g} s) looks ahead: a bin holds later activity too.",)
-    behavior, variables, unlabeled = binned_behavior(signals, grid, train_bins)
+    behavior, variables, unlabeled = binned_behavior(signals, grid, {part: split[part].bins(grid) for part in PARTS})
     layout = Layout(
         session=recording.session,
         units={str(r): int(n) for r, n in recording.units["region"].iloc[rows].value_counts(sort=False).items()},
@@ -213,7 +214,7 @@ def _split(grid: Grid, binned: Binned, config: DataConfig, window_bins: int) -> 
         return with_gap(grid, split, 0.0, (*notes, said))
 
 
-def _smoothed(binned: Binned, grid: Grid, config: DataConfig, pieces: Sequence[tuple[int, int]]) -> Binned:
+def _smoothed(binned: Binned, grid: Grid, config: DataConfig, pieces: Iterable[tuple[Any, Any]]) -> Binned:
     ranges = [(int(first), int(last)) for first, last in pieces]
     return smooth(binned, ranges, config.smoothing_s / grid.bin_width_s, config.causal_smoothing)
 
@@ -296,7 +297,7 @@ def apply(recording: Recording, config: DataConfig, layout: Layout) -> Trials:
         )
     binned = match_units(recording, grid, layout)
     if config.smoothing_s > 0:
-        binned = _smoothed(binned, grid, config, list(zip(grid.offsets[:-1], grid.offsets[1:], strict=True)))
+        binned = _smoothed(binned, grid, config, pairwise(grid.offsets))
     behavior = match_behavior(recording, grid, config, layout)
     return _trials(layout, grid, binned, behavior, {}, _all(grid))
 

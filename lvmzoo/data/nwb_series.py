@@ -30,6 +30,7 @@ RAW = {
 GENERIC = {"TimeSeries", "SpatialSeries", "RoiResponseSeries", "data", "series"}
 PLAIN_UNITS = {"", "n.a.", "n/a", "na", "a.u.", "au", "arbitrary", "bool", "boolean", "index", "id", "unknown", "none"}
 MOST_CHANNELS = 64
+FROZEN_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,37 @@ def behavior_of(path: Path, series: list[Found], span: tuple[float, float]) -> d
                 stacklevel=2,
             )
             continue
-        found[entry.name] = _with_kind(path, entry, signal)
+        signal = _with_kind(path, entry, signal)
+        found[entry.name] = _without_frozen_end(signal, entry.name) if signal.kind is not Kind.CATEGORICAL else signal
     return found
+
+
+def _without_frozen_end(signal: Signal, name: str) -> Signal:
+    """Return the signal with NaN where it repeats one value at the beginning or end as nothing else in it does.
+
+    Trackers that lose the animal, and programs that fill the end of a series, repeat the last value: labels there would
+    be wrong. Zero is left alone, since speeds and licks are exactly zero for long.
+    """
+    values = np.asarray(signal.values[:], dtype=np.float64).reshape(len(signal), -1)
+    with np.errstate(invalid="ignore"):
+        changes = np.flatnonzero((values[1:] != values[:-1]).any(axis=1))
+    if len(changes) < 10:
+        return signal
+    runs = np.diff(np.concatenate([[-1], changes, [len(values) - 1]]))
+    longest = int(runs[1:-1].max())
+    frozen = np.zeros(len(values), dtype=bool)
+    for run, where in ((int(runs[0]), slice(0, runs[0])), (int(runs[-1]), slice(len(values) - runs[-1], None))):
+        if run > max(10 * longest, FROZEN_SHARE * len(values)) and values[where][0].any():
+            frozen[where] = True
+    if not frozen.any():
+        return signal
+    seconds = frozen.sum() * signal.interval_s
+    warnings.warn(
+        f"Behavior variable '{name}' repeats one value for {seconds:.3g} s at an end of its series "
+        f"({frozen.mean():.0%} of it): it is taken as not tracked there.",
+        stacklevel=3,
+    )
+    return replace(signal, values=np.where(frozen[:, None], np.nan, values).reshape(np.shape(signal.values)))
 
 
 def _is_behavior(entry: Found) -> bool:

@@ -74,7 +74,7 @@ def _blocks(config: SplitConfig) -> Blocks:
 
 
 def _fold_blocks(config: SplitConfig) -> Blocks:
-    """Return one fold for testing, and validation at the end of the longer side of the rest."""
+    """Return one fold for testing, and validation beside it, on the side where more data are left."""
     if config.folds < 2 or not 0 <= config.fold < config.folds:
         raise UserError(
             f"data.split.fold={config.fold} of data.split.folds={config.folds} does not exist.",
@@ -86,8 +86,8 @@ def _fold_blocks(config: SplitConfig) -> Blocks:
     if low >= 1.0 - high:
         middle = max(0.0, low - config.validation)
         return (("train", 0.0, middle), ("validation", middle, low), ("test", low, high), ("train", high, 1.0))
-    middle = max(high, 1.0 - config.validation)
-    return (("train", 0.0, low), ("test", low, high), ("train", high, middle), ("validation", middle, 1.0))
+    middle = min(1.0, high + config.validation)
+    return (("train", 0.0, low), ("test", low, high), ("validation", high, middle), ("train", middle, 1.0))
 
 
 def _check_fractions(validation: float, test: float) -> None:

@@ -62,13 +62,17 @@ def behavior_signals(recording: Recording, grid: Grid, config: DataConfig) -> di
 
 
 def binned_behavior(
-    signals: Mapping[str, Source], grid: Grid, train_bins: Int[np.ndarray, " bin"]
+    signals: Mapping[str, Source], grid: Grid, bins: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, Variable], tuple[str, ...]]:
-    """Put variables on the grid; those without a value in the training data are dropped with a note."""
+    """Put variables on the grid; those without a value in the training data are dropped with a note.
+
+    ``bins`` are the stored bins of each part.
+    """
     values: dict[str, np.ndarray] = {}
     variables: dict[str, Variable] = {}
     lacking: list[str] = []
     partly: dict[str, list[str]] = {}
+    unseen: dict[str, list[str]] = {}
     for name, source in signals.items():
         if isinstance(source, Signal):
             series, kind, levels = resample(source, grid), source.kind, source.levels
@@ -76,17 +80,26 @@ def binned_behavior(
             kind, levels, column = source
             series = np.repeat(column, grid.n_bins)[:, None]
         labeled = np.isfinite(series).all(axis=1)
-        share = float(labeled[train_bins].mean()) if len(train_bins) else 0.0
+        share = float(labeled[bins["train"]].mean()) if len(bins["train"]) else 0.0
         if share == 0.0:
             lacking.append(name)
             continue
         if share < 0.9:
             partly.setdefault(f"{share:.0%}", []).append(name)
+        for part in ("validation", "test"):
+            if len(bins[part]) and not labeled[bins[part]].any():
+                unseen.setdefault(part, []).append(name)
         values[name] = series
         variables[name] = Variable(kind, int(series.shape[1]), levels)
     notes = [f"Behavior known in {share} of the training bins: {', '.join(names)}." for share, names in partly.items()]
     if lacking:
         notes.append(f"Behavior dropped, because it has no value in the training data: {', '.join(lacking)}.")
+    if unseen:
+        where = "; ".join(f"{part} data: {', '.join(names)}" for part, names in unseen.items())
+        notes.append(
+            f"Behavior without any value in the {where}. Choose the tracked part of the recording by data.tags, or test "
+            "on another part by data.split.by=folds data.split.fold=N."
+        )
     return values, variables, tuple(notes)
 
 
