@@ -37,10 +37,7 @@ class NearestLabel:
         self, queries: Float[np.ndarray, "query channel"], uniform: Float[np.ndarray, " query"]
     ) -> Int[np.ndarray, " query"]:
         """Return one nearest member of each query; ``uniform`` in [0, 1) chooses among equals."""
-        if self._tree is None:
-            nearest = self._nearest_on_line(queries[:, 0])
-        else:
-            nearest = self._tree.query(queries)[1]
+        nearest = self._nearest_on_line(queries[:, 0]) if self._tree is None else self._tree.query(queries)[1]
         return self._members[self._first[nearest] + (uniform * self._count[nearest]).astype(np.int64)]
 
     def _nearest_on_line(self, queries: Float[np.ndarray, " query"]) -> Int[np.ndarray, " query"]:

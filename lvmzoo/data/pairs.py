@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
-from lvmzoo.batch import Batch, Kind, PairSampling
+from lvmzoo.batch import Batch, PairSampling
 from lvmzoo.data.labels import Labels, NearestLabel
 from lvmzoo.data.trials import Trials
 from lvmzoo.errors import UserError
@@ -50,8 +50,10 @@ class PairSampler:
     ) -> None:
         self._batch_size, self._seed = batch_size, seed
         self._block_steps = max(1, min(64, _DRAWS_AHEAD // batch_size))
-        scales: list[Labels | None] = [None] * len(sessions) if like is None else [s.labels for s in like._sessions]
-        self._sessions = [_Session(trials, sampling, known) for trials, known in zip(sessions, scales, strict=True)]
+        known: list[Labels | None] = [None] * len(sessions) if like is None else [s.labels for s in like._sessions]
+        self._sessions: list[_Session] = [
+            _Session(trials, sampling, labels) for trials, labels in zip(sessions, known, strict=True)
+        ]
         self._blocks: dict[int, tuple[int, np.ndarray]] = {}
 
     def draw(self, step: int) -> Batch:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["BinConvolution", "OffsetEncoder", "kernels"]
 
@@ -45,7 +45,7 @@ class BinConvolution(nn.Module):
         """Return the convolution of every window."""
         kernel, inputs, outputs = self.weight.shape
         shorter = signal.shape[0] - kernel + 1
-        result = self.bias
+        result: Tensor = self.bias
         for tap in range(kernel):
             result = torch.addmm(result, signal[tap : tap + shorter].reshape(-1, inputs), self.weight[tap])
         return result.view(shorter, -1, outputs)
@@ -71,8 +71,9 @@ class OffsetEncoder(nn.Module):
 
     def forward(self, activity: Float[Tensor, "bin window unit"]) -> Float[Tensor, "shorter window latent"]:
         """Return one vector for each bin whose whole receptive field lies in the window."""
-        hidden = F.gelu(self.first(activity))
+        hidden = functional.gelu(self.first(activity))
         for layer in self.middle:
-            crop = (layer.weight.shape[0] - 1) // 2
-            hidden = F.gelu(layer(hidden)) + hidden[crop : hidden.shape[0] - crop]
+            deeper = functional.gelu(layer(hidden))
+            crop = (hidden.shape[0] - deeper.shape[0]) // 2
+            hidden = deeper + hidden[crop : crop + deeper.shape[0]]
         return self.last(hidden)

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import torch.distributed
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["InfoNCE", "gather", "goodness_of_fit"]
 
@@ -65,7 +65,7 @@ class InfoNCE(nn.Module):
 
     def normalize(self, latents: Float[Tensor, "*bin latent"]) -> Float[Tensor, "*bin latent"]:
         """Return the vectors on the unit sphere if the similarity is a cosine."""
-        return F.normalize(latents, dim=-1) if self.similarity == "cosine" else latents
+        return functional.normalize(latents, dim=-1) if self.similarity == "cosine" else latents
 
 
 def goodness_of_fit(info_nce: float, negatives: int) -> float:
