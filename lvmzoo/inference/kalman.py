@@ -40,6 +40,7 @@ class Covariances(NamedTuple):
 
     pieces: tuple[Piece, ...]
     filtered: Float[np.ndarray, "step group latent latent"]  # V_t: covariance given the bins up to t
+    prior: Float[np.ndarray, "step group latent latent"]  # P_t: covariance given the bins before t
     predicted: Float[np.ndarray, "step group latent latent"]  # P_{t+1} = A V_t A' + Q
     update: Float[np.ndarray, "step group latent latent"]  # I - V_t J_t
     gain: Float[np.ndarray, "step group latent latent"]  # V_t A' P_{t+1}^-1, of the smoother
@@ -67,6 +68,7 @@ def covariances(
     P = initial[None]
     pieces: list[Piece] = []
     filtered: list[np.ndarray] = []
+    prior: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     update: list[np.ndarray] = []
     log_determinant: list[np.ndarray] = []
@@ -76,6 +78,7 @@ def covariances(
             V, log_det = _condition(P, J, identity)
             after = dynamics @ V @ dynamics.T + noise
             filtered.append(V)
+            prior.append(np.broadcast_to(P, after.shape))
             predicted.append(after)
             update.append(identity - V @ J)
             log_determinant.append(log_det)
@@ -86,7 +89,7 @@ def covariances(
             pieces.append(Piece(t, stop, len(filtered) - 1, True))
     V, P = np.stack(filtered), np.stack(predicted)
     gain = np.linalg.solve(P, dynamics @ V).swapaxes(-1, -2)
-    return Covariances(tuple(pieces), V, P, np.stack(update), gain, np.stack(log_determinant))
+    return Covariances(tuple(pieces), V, np.stack(prior), P, np.stack(update), gain, np.stack(log_determinant))
 
 
 def _condition(P: np.ndarray, J: np.ndarray, identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

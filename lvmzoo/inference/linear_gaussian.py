@@ -118,11 +118,7 @@ def log_likelihood(
     valid: Bool[Tensor, "trial bin"],
     observed: Bool[Tensor, "trial bin unit"],
 ) -> Float[Tensor, " trial"]:
-    """Return the log-likelihood of what is observed in each trial, in nats; 0 for trials without a valid bin.
-
-    With h = C' R^-1 (y - d), mp the predicted and m the filtered mean, the latents explain h'm + mp'(h - J m) of the
-    quadratic form (y - d)' R^-1 (y - d).
-    """
+    """Return the log-likelihood of what is observed in each trial, in nats; 0 for trials without a valid bin."""
     result = model.dynamics.new_zeros(len(valid))
     precision = 1 / model.noise
     for _, means, parts in _filtered_together(model, valid, observed):
@@ -132,10 +128,9 @@ def log_likelihood(
             for start, stop in _chunks(part, len(model.dynamics)):
                 h, squares = _project(model, activity, part, start, stop, precision)
                 m = means.filter(h, start, predicted, part.counts)
-                before = torch.cat([predicted[None], m[:-1] @ model.dynamics.T])
-                explained = (h * m).sum((0, 2))
-                surprise = means.surprise(h, m, start, part.seen[:, start:stop])
-                value += 0.5 * (explained + (before * surprise).sum((0, 2)) - squares)
+                for a, b in means.unexplained(h, m, predicted, start, part):
+                    squares += (a * b).sum((0, 2))
+                value -= 0.5 * squares
                 predicted = m[-1] @ model.dynamics.T
             result[part.rows] = value
     return result
@@ -275,11 +270,8 @@ def _smooth(
         h, _ = _project(model, activity, part, start, stop)
         m = means.filter(h, start, predicted, counts)
         if total is not None:
-            explained = torch.dot(h.flatten(), m.flatten())
-            surprise = means.surprise(h, m, start, part.seen[:, start:stop])
-            lagged = surprise[1:].flatten(0, 1).T @ m[:-1].flatten(0, 1)
-            explained += (surprise[0] * predicted).sum() + (model.dynamics * lagged).sum()
-            total.log_likelihood.add_(explained, alpha=0.5)
+            for a, b in means.unexplained(h, m, predicted, start, part):
+                total.log_likelihood.sub_(torch.dot(a.flatten(), b.flatten()), alpha=0.5)
         kept.append((predicted, m if keep or stop == part.bins else None))
         predicted = m[-1] @ model.dynamics.T
     following = torch.zeros_like(predicted)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
 
-__all__ = ["maximize", "solve_dynamics", "solve_initial", "solve_readout"]
+__all__ = ["maximize", "noise_floor", "solve_dynamics", "solve_initial", "solve_readout"]
 
 NOISE_FLOOR = 1e-6  # of a unit's variance, and of the mean variance of all units
 COVARIANCE_FLOOR = 1e-8  # of the mean variance of the latents
@@ -56,11 +56,15 @@ def solve_readout(
     solution = torch.linalg.solve(moments.readout[known], cross)
     squares = moments.squares[known] / n
     variance = squares - (cross[:, -1] / n).square()
-    floor = NOISE_FLOOR * torch.maximum(variance, variance.mean()).clamp(min=1e-300)
     C[known] = solution[:, :-1]
     d[known] += solution[:, -1]  # activity was taken relative to the old offset
-    r[known] = torch.maximum(squares - (solution * cross).sum(1) / n, floor)
+    r[known] = torch.maximum(squares - (solution * cross).sum(1) / n, noise_floor(variance))
     return C, d, r
+
+
+def noise_floor(variance: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
+    """Return the smallest private variance of units: a silent or a perfectly explained one must not end the fit."""
+    return NOISE_FLOOR * torch.maximum(variance, variance.mean()).clamp(min=1e-30)
 
 
 def _floored(covariance: Tensor) -> Tensor:

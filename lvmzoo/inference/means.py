@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvmzoo.inference.kalman import Covariances
+from lvmzoo.inference.patterns import Pattern
 from lvmzoo.inference.scan import linear_recurrence
 
 __all__ = ["Means"]
@@ -44,7 +45,9 @@ class Means:
             return torch.from_numpy(transposed[:, 0] if shared else transposed).to(dynamics)
 
         self.matrices, self.information, self.shared = matrices, information, shared
+        self.dynamics = dynamics.T.contiguous()
         self.filtered = rows(matrices.filtered)
+        self.precision = rows(np.linalg.inv(matrices.prior))
         self.keep = rows(matrices.update)  # of the predicted mean
         self.forward = rows(matrices.update @ A)
         self.backward = rows(matrices.gain)
@@ -103,16 +106,40 @@ class Means:
                 _add_product(x[t - start, :n], beyond[:n], self.backward[k])
         return x
 
-    def surprise(
-        self, h: Float[Tensor, "bin trial latent"], m: Float[Tensor, "bin trial latent"], start: int, seen: Tensor
-    ) -> Float[Tensor, "bin trial latent"]:
-        """Return h_t - J_t m_t in the memory of h; ``seen`` (trial, bin) says where J_t is not zero."""
-        if not self.shared:
-            return h.sub_(torch.matmul(m.unsqueeze(-2), self.information[start : start + len(m)]).squeeze(-2))
-        h.flatten(0, 1).addmm_(m.flatten(0, 1), self.information, alpha=-1)
-        if not bool(seen.all()):
-            h[~seen.T] = 0.0
-        return h
+    def unexplained(
+        self,
+        h: Float[Tensor, "bin trial latent"],
+        m: Float[Tensor, "bin trial latent"],
+        predicted: Tensor,
+        start: int,
+        part: Pattern,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return two pairs whose inner products add up to m'J m - 2 h'm + (m - mp)' P^-1 (m - mp), by bin and trial.
+
+        With (y - d)' R^-1 (y - d) this is the quadratic form of the likelihood. Unlike forms with fewer products it
+        does not change to first order with an error of the filtered mean m, which matters where R is tiny. Uses up h.
+
+        Parameters
+        ----------
+        predicted : mean mp of the first bin of the chunk given all before it.
+        """
+        stop, latents = start + len(m), m.shape[-1]
+        jump = torch.empty_like(m)
+        jump[0] = predicted
+        torch.mm(m[:-1].reshape(-1, latents), self.dynamics, out=jump[1:].view(-1, latents))
+        torch.sub(m, jump, out=jump)
+        over = np.flatnonzero(part.lengths < stop)  # trials that ended in an earlier bin, or end in this chunk
+        for t, b in zip(np.maximum(part.lengths[over] - start, 0).tolist(), over.tolist(), strict=True):
+            jump[t, b] = 0.0
+        h.mul_(-2)
+        if self.shared:
+            seen = part.seen[:, start:stop]
+            h.flatten(0, 1).addmm_(m.flatten(0, 1), self.information)
+            if not bool(seen.all()):
+                h[~seen.T] = 0.0
+        else:
+            h.add_(torch.matmul(m.unsqueeze(-2), self.information[start:stop]).squeeze(-2))
+        return (h, m), (self._apply(jump, self.precision, start), jump)
 
     def log_determinants(self, lengths: Int[np.ndarray, " trial"]) -> Float[Tensor, " trial"]:
         """Return the sum over each trial's bins of log |I + P_t J_t|."""

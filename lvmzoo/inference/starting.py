@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from lvmzoo.inference.maximization import noise_floor
 from lvmzoo.inference.patterns import patterns, residual_blocks
 
 __all__ = ["LaggedMoments", "Start", "factor_analysis", "lagged_moments", "shared_dynamics", "starting_readout"]
@@ -100,7 +101,7 @@ def factor_analysis(
     Rubin, Thayer (1982) Psychometrika 47, 69, doi:10.1007/BF02293851.
     """
     variance = covariance.diagonal()
-    scale = variance.clamp(min=1e-12 * float(variance.mean()) or 1e-300).sqrt()
+    scale = variance.clamp(min=max(1e-12 * float(variance.mean()), 1e-30)).sqrt()
     correlation = covariance / torch.outer(scale, scale)
     values, vectors = torch.linalg.eigh(correlation)
     rank = min(latents, len(values))
@@ -126,9 +127,10 @@ def factor_analysis(
 def starting_readout(moments: LaggedMoments, latents: int) -> Start:
     """Return a readout of latents with unit variance, slow ones first, and their dynamics one bin ahead."""
     C, r = factor_analysis(moments.covariance, latents)
+    r = torch.maximum(r, noise_floor(moments.covariance.diagonal()))
     weights = C / r[:, None]
     gram = C.T @ weights
-    ridge = 1e-3 * torch.eye(latents, dtype=C.dtype, device=C.device) * gram.diagonal().mean()
+    ridge = torch.eye(latents, dtype=C.dtype, device=C.device) * (1e-3 * gram.diagonal().mean()).clamp(min=1e-30)
     project = torch.linalg.solve(gram + ridge, weights.T)
     A = project @ moments.lagged @ project.T
     _, rotation = torch.linalg.eigh(A + A.T)
