@@ -243,5 +243,6 @@ register(
         ),
         tiny=_tiny,
         training=Training(max_steps=5000, batch_size=512, learning_rate=1e-3),
+        window_bins=lambda config: config.receptive_field_bins,
     )
 )
