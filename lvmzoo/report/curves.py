@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lvmzoo.report.style import INK, MUTED, PARTS, PREDICTED, THIRD, Picture, picture
+from lvmzoo.report.style import HALF, INK, MUTED, PARTS, PREDICTED, THIRD, Picture, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,16 +39,19 @@ def learning_curves(run: Run) -> Iterator[Picture]:
     order = sorted(quantities, key=lambda q: (_FIRST.index(q) if q in _FIRST else len(_FIRST), len(quantities[q]) < 2))
     by_epoch = "epoch" in history and history["epoch"].nunique() >= max(2, len(history) // 2)
     clock = "epoch" if by_epoch or "step" not in history else "step"
+    drawn = []
     for quantity in order[:6]:
         lines = {
             part: history[[clock, column]].dropna().sort_values(clock) for part, column in quantities[quantity].items()
         }
         lines = {part: line for part, line in lines.items() if len(line) > 1}
         if lines:
-            yield _curve(quantity, clock, lines)
+            drawn.append((quantity, lines))
+    for quantity, lines in drawn:
+        yield _curve(quantity, clock, lines, THIRD if len(drawn) > 2 else HALF)
 
 
-def _curve(quantity: str, clock: str, lines: dict[str, pd.DataFrame]) -> Picture:
+def _curve(quantity: str, clock: str, lines: dict[str, pd.DataFrame], width: float) -> Picture:
     title, label = _NAMES.get(quantity, (quantity.replace("_", " ").capitalize(), quantity.replace("_", " ")))
 
     def draw(figure: Figure) -> None:
@@ -66,14 +69,14 @@ def _curve(quantity: str, clock: str, lines: dict[str, pd.DataFrame]) -> Picture
         if len(lines) > 1 or next(iter(lines)):
             axes.legend(loc="best")
 
-    ends = ", ".join(f"{_part_label(part)} ends at {line.iloc[-1, 1]:.4g}" for part, line in lines.items())
+    ends = ", ".join(f"{_part_label(part)} ends at {float(line.to_numpy()[-1, 1]):.4g}" for part, line in lines.items())
     return picture(
         draw,
         title=title,
         caption=f"{ends[0].upper()}{ends[1:]} ({label}).",
         alt=f"Line chart of {label} over training: {ends}.",
-        width=THIRD,
-        height=2.5,
+        width=width,
+        height=2.3 if width == THIRD else 2.6,
     )
 
 
@@ -115,9 +118,9 @@ def rank_curve(run: Run) -> Iterator[Picture]:
         draw,
         title="Prediction by rank",
         caption=(
-            f"Cross-validated 1 - NSE on training data, mean and SEM over folds. The band is within one SEM of the best "
+            "Cross-validated 1 - NSE on training data, mean and SEM over folds. The band is within one SEM of the best "
             f"(rank {best}, {mean[best]:.3f}); rank {chosen} was chosen ({mean[chosen]:.3f})."
         ),
-        alt=f"1 - NSE by rank rises to {mean[best]:.3f} at rank {best}; rank {chosen} with {mean[chosen]:.3f} was chosen.",
+        alt=f"1 - NSE by rank: best at rank {best} with {mean[best]:.3f}; chosen: rank {chosen}, {mean[chosen]:.3f}.",
         height=3.0,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lvmzoo.batch import Kind, Variable
-from lvmzoo.report.activity import broken, stretch, stretch_label
+from lvmzoo.report.rates import broken, stretch, stretch_label
 from lvmzoo.report.style import HAIRLINE, INK, MUTED, PREDICTED, RECORDED, THIRD, WIDE, Picture, heat_map, picture
 from lvmzoo.report.view import View
 
@@ -90,8 +90,8 @@ def _over_time(
     return picture(
         draw,
         title=f"{readable[:1].upper()}{readable[1:]}: {quality}",
-        caption=f"A stretch of test data, decoded from the latents{how} fitted on training data; the number above is of all "
-        "test bins.",
+        caption=f"A stretch of test data, decoded from the latents{how} fitted on training data; the number above is "
+        "of all test bins.",
         alt=f"True and decoded {readable} over a stretch of test data; {quality}.",
         width=WIDE,
         height=1.1 + 1.35 * channels,
@@ -190,8 +190,8 @@ def communication_figures(view: View) -> Iterator[Picture]:
     yield picture(
         traces,
         title=f"Predicted and actual activity of {target}",
-        caption="Gray: recorded; orange: predicted from the source region. A stretch of test data; the units that vary most "
-        "in the training data.",
+        caption="Gray: recorded; orange: predicted from the source region. A stretch of test data; the units that vary "
+        "most in the training data.",
         alt=f"Predicted against recorded activity of {len(chosen)} units of {target}.",
         width=WIDE,
         height=0.95 * len(chosen) + 0.6,

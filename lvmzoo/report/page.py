@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import warnings
@@ -35,6 +36,7 @@ class Section:
     id: str
     title: str
     lead: str = ""
+    legend: tuple[str, list[tuple[str, str]]] | None = None  # a trial column, and its levels with their colors
     pictures: list[Picture] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -44,7 +46,7 @@ class Section:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Mean of empty slice|Degrees of freedom", module="numpy")
                 for picture in figures():
-                    self.pictures.append(picture)  # noqa: PERF402  what was drawn before a failure is kept
+                    self.pictures.append(picture)
         except Exception as error:
             logger.warning("the report's section '%s' could not be drawn", self.title, exc_info=True)
             self.failures.append(f"This part could not be drawn ({type(error).__name__}: {error}).")
@@ -126,24 +128,24 @@ def _of(scores: list[Score], session: str) -> list[Score]:
 
 def _session(run: Run, session: Session, number: int) -> SessionPage:
     from lvmzoo.metrics.base import Evaluation
-    from lvmzoo.report.activity import drift_figures, rate_figures
     from lvmzoo.report.decoding import communication_figures, decoding_figures
+    from lvmzoo.report.drift import drift_figures
     from lvmzoo.report.latents import latent_figures
+    from lvmzoo.report.rates import rate_figures
     from lvmzoo.report.view import View
 
     view = View(run, session, Evaluation(run.model, session, run.experiment.seed))
-    sections: list[tuple[str, str, bool, Callable[[View], Iterator[Picture]]]] = [
-        ("latents", "Latents", len(session.test) > 0, latent_figures),
-        ("rates", "Predicted rates against data", isinstance(run.model, Reconstructs), rate_figures),
-        ("communication", "Prediction between regions", isinstance(run.model, Communicates), communication_figures),
-        ("decoding", "Decoding", bool(run.decoders), decoding_figures),
-        ("drift", "Drift over the session", True, drift_figures),
+    tested = len(view.evaluation.bins("test")) > 0
+    decodes, legend = tested and bool(run.decoders), view.legend
+    reconstructs, communicates = (tested and isinstance(run.model, can) for can in (Reconstructs, Communicates))
+    sections: list[tuple[bool, Section, Callable[[View], Iterator[Picture]]]] = [
+        (tested, Section(f"latents-{number}", "Latents", legend=legend), latent_figures),
+        (reconstructs, Section(f"rates-{number}", "Predicted rates against data", legend=legend), rate_figures),
+        (communicates, Section(f"communication-{number}", "Prediction between regions"), communication_figures),
+        (decodes, Section(f"decoding-{number}", "Decoding"), decoding_figures),
+        (True, Section(f"drift-{number}", "Drift over the session"), drift_figures),
     ]
-    drawn = [
-        Section(f"{name}-{number}", title).draw(lambda draw=draw: draw(view))
-        for name, title, possible, draw in sections
-        if possible
-    ]
+    drawn = [section.draw(functools.partial(figures, view)) for possible, section, figures in sections if possible]
     return SessionPage(
         id=f"session-{number}",
         name=session.layout.session,

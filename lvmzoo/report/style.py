@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ RECORDED, PREDICTED = "#8592a0", "#c2532d"  # what was measured recedes, what th
 PARTS = {"train": "#3d5a80", "validation": "#d9a441", "test": "#2a9d8f"}
 CATEGORIES = ("#24709c", "#d1603d", "#5a9a52", "#8a5ea8", "#d9a441", "#b0446e", "#3aa6a0", "#7d6b57")
 
-THIRD, HALF, WIDE = 3.6, 5.4, 11.1  # widths in inches of figures that take a third, a half, all of the page
-PIXELS_PER_POINT = 1.45  # at most, on the page: text of equal size in every figure
+THIRD, HALF, WIDE = 3.2, 4.8, 9.9  # widths in inches of figures that take a third, a half, all of the page
+NARROW = 4.3  # width in inches of the second drawing of a wide figure, for telephones
+PIXELS_PER_POINT = 1.62  # at most, on the page: text of equal size in every figure
 
 _STYLE: dict[str, Any] = {
     "axes.edgecolor": "#9aa5b1",
@@ -96,10 +97,7 @@ def picture(
     ``draw`` fills an empty matplotlib figure of ``width`` x ``height`` inches. Figures as wide as the page are drawn a
     second time for telephones, ``narrow_height`` inches high, so that their text stays readable.
     """
-    if width < WIDE:
-        sizes = [(width, height)]
-    else:
-        sizes = [(width, height), (HALF, narrow_height or height)]
+    sizes = [(width, height)] if width < WIDE else [(width, height), (NARROW, narrow_height or height)]
     span = "third" if width <= THIRD else "half" if width <= HALF else "wide"
     return Picture(tuple(_svg(draw, size) for size in sizes), title, caption, alt, span)
 
@@ -110,7 +108,7 @@ def _svg(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type, unused-ignore]
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
@@ -179,19 +177,19 @@ def palette(count: int) -> list[Any]:
     return [tuple(color) for color in hue_circle(count)]
 
 
-def scale_bar(axes: Axes, label: str, values: Sequence[float], cmap: Any, *, circular: bool) -> None:
+def scale_bar(axes: Axes, label: str, values: tuple[float, float], cmap: Any, *, circular: bool) -> None:
     """Draw the key of a color map beside an axes: a ring for angles, else a thin bar."""
     if not circular:
         import matplotlib as mpl
 
-        low, high = min(values), max(values)
+        low, high = values
         scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(low, high if high > low else low + 1), cmap)
         bar = axes.figure.colorbar(scale, ax=axes, shrink=0.6, aspect=28, pad=0.03)
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.set_label(label)
         bar.solids.set_rasterized(True)  # type: ignore[union-attr]
         return
-    key = axes.inset_axes((0.84, 0.80, 0.19, 0.19), projection="polar")
+    key = axes.inset_axes((1.06, 0.79, 0.19, 0.19), projection="polar")
     angles = np.linspace(0, 2 * np.pi, 97)
     key.pcolormesh(angles, [0.62, 1.0], angles[None, :-1] + angles[1] / 2, cmap=cmap, rasterized=True)
     key.set_ylim(0, 1)

@@ -70,7 +70,7 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:.{places}f}" if 1e-4 <= abs(value) < 1e7 else f"{value:.{digits - 1}e}"
-    return text.replace("-", "−")
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _metric(score: Score) -> str:
@@ -174,8 +174,8 @@ def summary(run: Run) -> str:
         data = f"{_count(sum(s.layout.n_units for s in sessions), 'unit')} in {len(sessions)} sessions"
         amount = f"{_count(sum(len(s.train) for s in sessions), 'trial')} of training data"
     return (
-        f"{what}, fitted by {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}. Every figure and number below "
-        "that judges the model is of test data that it was not fitted to."
+        f"{what}, fitted by {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}. Every figure and number "
+        "below that judges the model is of test data that it was not fitted to."
     )
 
 
@@ -216,26 +216,18 @@ def _split(session: Session, experiment: Experiment) -> str:
         "folds": f"fold {split.fold} of {split.folds} contiguous ones is tested",
     }.get(split.by, split.by)
     gap = smallest_gap_s(session)
-    return how if gap is None else f"{how}; at least {duration(gap)} between training and test data"
+    return how if gap is None else f"{how}, at least {duration(gap)} apart"
 
 
 def smallest_gap_s(session: Session) -> float | None:
-    """Return the shortest time between a training and a test bin, in seconds; None where a part is empty."""
-    spans = {}
-    for part in ("train", "test"):
-        trials = getattr(session, part)
-        if not len(trials) or "start_s" not in trials.table:
-            return None
-        start = trials.table["start_s"].to_numpy(float)
-        order = np.argsort(start)
-        spans[part] = start[order], (start + trials.lengths * session.layout.bin_width_s)[order]
-    (start, stop), (first, last) = spans["train"], spans["test"]
-    after = np.searchsorted(start, last - 1e-9)  # the first training trial after each test trial
-    gaps = np.full(len(first), np.inf)
-    gaps[after < len(start)] = (start[after[after < len(start)]] - last[after < len(start)]).clip(min=0)
-    before = after > 0
-    gaps[before] = np.minimum(gaps[before], (first[before] - stop[after[before] - 1]).clip(min=0))
-    return float(gaps.min())
+    """Return the shortest time between bins of different parts, in seconds; None where only one part has data."""
+    pieces = []
+    for number, part in enumerate((session.train, session.validation, session.test)):
+        start = part.table["start_s"].to_numpy(float)
+        pieces.append(np.stack([start, start + part.lengths * session.layout.bin_width_s, np.full(len(part), number)]))
+    start, stop, part_of = np.concatenate(pieces, 1)[:, np.argsort(np.concatenate(pieces, 1)[0], kind="stable")]
+    between = part_of[1:] != part_of[:-1]
+    return float((start[1:] - stop[:-1])[between].clip(min=0).min()) if between.any() else None
 
 
 def session_notes(session: Session, experiment: Experiment) -> list[str]:

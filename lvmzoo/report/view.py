@@ -116,6 +116,16 @@ class View:
         parts = [self.part(name).table for name in ("train", "validation", "test")]
         return find_conditions(pd.concat([part for part in parts if len(part)], ignore_index=True))
 
+    @property
+    def legend(self) -> tuple[str, list[tuple[str, str]]] | None:
+        """The condition's column, and its levels with their colors as hexadecimal text; None without averages."""
+        if self.conditions is None or not self.averages:
+            return None
+        from matplotlib.colors import to_hex
+
+        colors = [to_hex(color) for color in self.conditions.colors]
+        return self.conditions.column, list(zip(self.conditions.levels, colors, strict=True))
+
     @functools.cached_property
     def zero_s(self) -> float:
         """Time of the first bin of a trial relative to the event that trials are aligned to."""
@@ -166,10 +176,12 @@ class View:
         return out
 
     @functools.cached_property
-    def aligned(self) -> bool:
-        """Whether averages over trials mean something: ten test trials or more, none far longer than the others."""
-        lengths = self.session.test.lengths
-        return len(lengths) >= 10 and float(np.max(lengths)) <= 4 * float(np.median(lengths))
+    def averages(self) -> bool:
+        """Whether test trials are averaged by condition: ten of them or more, none far longer than the others."""
+        test = self.session.test
+        if self.conditions is None or len(test) < 10 or not (self.conditions.codes(test.table) >= 0).any():
+            return False
+        return float(np.max(test.lengths)) <= 4 * float(np.median(test.lengths))
 
     @functools.cached_property
     def variables(self) -> dict[str, Variable]:

@@ -1,4 +1,4 @@
-"""Figures of activity: predicted rates against data, and drift over the session."""
+"""Figures of predicted rates against data: by condition, or over a stretch of time."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import gaussian_filter1d
 
-from lvmzoo.report.latents import condition_means
 from lvmzoo.report.style import (
-    HAIRLINE, INK, MUTED, PARTS, PREDICTED, RECORDED, WIDE, Picture, heat_map, palette, picture,
+    INK,
+    MUTED,
+    PREDICTED,
+    RECORDED,
+    THIRD,
+    WIDE,
+    Picture,
+    heat_map,
+    picture,
 )  # fmt: skip
+from lvmzoo.report.trajectories import condition_means
 from lvmzoo.report.view import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["drift_figures", "rate_figures"]
+__all__ = ["broken", "rate_figures", "stretch", "stretch_label"]
 
 _UNITS, _STRETCH_S, _MOST_CONDITIONS = 6, 20.0, 8
 
 
 def rate_figures(view: View) -> Iterator[Picture]:
     """Draw PSTHs where there are trials by condition, else a stretch of rates against activity."""
-    if view.conditions is not None and view.aligned:
+    if view.averages:
         yield from _psths(view)
     else:
         yield from _stretch(view)
@@ -86,8 +94,8 @@ def _psths(view: View) -> Iterator[Picture]:
             if place == 0
             else "",
             alt=f"Peri-stimulus time histograms of unit {_unit_title(view, unit)}, data beside model.",
-            width=3.6,
-            height=2.35,
+            width=THIRD,
+            height=2.1,
         )
 
 
@@ -107,8 +115,8 @@ def _smooth(view: View, values: Float[np.ndarray, "bin k"], sigma_s: float) -> F
 def stretch(view: View, seconds: float = _STRETCH_S) -> tuple[Int[np.ndarray, " shown"], Float[np.ndarray, " shown"]]:
     """Return test bins to show over time, as rows of the flat arrays, and their times in seconds.
 
-    They begin a tenth into the test data, where nothing was chosen by looking; trials follow each other with a gap, on a
-    clock that only counts shown time, unless the test data are one stretch.
+    They begin a tenth into the test data, where nothing was chosen by looking; trials follow each other with a gap,
+    on a clock that only counts shown time, unless the test data are one stretch.
     """
     times = view.times("test")
     trial, inside = view.index("test")
@@ -135,7 +143,7 @@ def broken(times: np.ndarray, *columns: np.ndarray, step: float) -> tuple[np.nda
 
 
 def stretch_label(view: View) -> str:
-    """What the times of a stretch count."""
+    """Say what the times of a stretch count."""
     return "time in the recording (s)" if len(view.session.test) == 1 else "time (s), trials one after the other"
 
 
@@ -168,8 +176,8 @@ def _stretch(view: View) -> Iterator[Picture]:
         traces,
         title="Predicted rates and data" if view.counts else "Predicted signal and data",
         caption=(
-            f"Gray: {'spikes of each bin, as a rate' if view.counts else 'recorded'}; orange: predicted. A stretch of test "
-            "data; the units are the most active in the training data, regions and held-out units taking turns."
+            f"Gray: {'spikes of each bin, as a rate' if view.counts else 'recorded'}; orange: predicted. A stretch of "
+            "test data; the units are the most active in the training data, regions and held-out units taking turns."
         ),
         alt=f"Predicted against recorded activity of {len(units)} units over a stretch of test data.",
         width=WIDE,
@@ -192,7 +200,7 @@ def _stretch(view: View) -> Iterator[Picture]:
                 interpolation="nearest", rasterized=True,
             )  # fmt: skip
             axes.set_title(title, weight="normal", color=MUTED)
-            axes.set_ylabel("unit")
+            _region_ticks(axes, view)
         panels[-1].set_xlabel("time in this stretch (s)")
         bar = figure.colorbar(image, ax=panels, shrink=0.5, aspect=30, pad=0.01)
         bar.outline.set_visible(False)
@@ -209,87 +217,19 @@ def _stretch(view: View) -> Iterator[Picture]:
     )
 
 
+def _region_ticks(axes: Any, view: View) -> None:
+    """Name the regions beside a heat map of all units, and part them."""
+    stops = np.cumsum(list(view.layout.units.values()))
+    starts = stops - list(view.layout.units.values())
+    if len(stops) == 1:
+        axes.set_ylabel("unit")
+        axes.set_yticks([0.5, stops[-1] - 0.5], ["1", str(stops[-1])])
+        return
+    axes.set_yticks((starts + stops) / 2, list(view.layout.units))
+    axes.tick_params(axis="y", length=0)
+    for stop in stops[:-1]:
+        axes.axhline(stop, color=INK, linewidth=0.6)
+
+
 def _smooth_stretch(values: np.ndarray, sigma: float) -> np.ndarray:
     return gaussian_filter1d(np.nan_to_num(values), sigma, axis=0, mode="nearest")
-
-
-def drift_figures(view: View) -> Iterator[Picture]:
-    """Draw the mean activity of each region over the session, with the blocks of the split."""
-    parts = [part for part in PARTS if len(view.part(part)) and len(view.index(part)[0])]
-    times = np.concatenate([view.times(part) for part in parts])
-    if not len(times) or not np.isfinite(times).all():
-        return
-    first, last = times.min() - view.bin_s / 2, times.max() + view.bin_s / 2
-    edges = np.linspace(first, last, int(np.clip(len(times) // 50, 10, 160)) + 1)
-    slot = np.clip(np.digitize(times, edges) - 1, 0, len(edges) - 2)
-    middle = (edges[1:] + edges[:-1]) / 2
-    levels: dict[str, Any] = {}
-    for region in view.layout.units:
-        mean = np.concatenate([_region_mean(view.activity(part)[:, view.layout.region(region)]) for part in parts])
-        known = np.isfinite(mean)
-        total = np.bincount(slot[known], mean[known], minlength=len(middle))
-        n = np.bincount(slot[known], minlength=len(middle))
-        levels[region] = np.divide(total, n, out=np.full(len(middle), np.nan), where=n > 0) * view.scale
-    spans = [(part, *span) for part in parts for span in _spans(view, part)]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for part, start, stop in spans:
-            axes.axvspan(start, stop, color=PARTS[part], alpha=0.10, linewidth=0)
-            axes.axvspan(start, stop, ymin=0, ymax=0.025, color=PARTS[part], alpha=0.9, linewidth=0)
-        for (region, level), color in zip(levels.items(), palette(len(levels)), strict=True):
-            shown = np.isfinite(level)
-            axes.plot(middle[shown], level[shown], color=color, label=region, linewidth=1.6)
-        if view.counts:
-            axes.set_ylim(bottom=0)
-        axes.margins(x=0)
-        axes.set_xlabel("time in the recording (s)")
-        axes.set_ylabel("mean rate (Hz)" if view.counts else "mean signal")
-        from matplotlib.patches import Patch
-
-        handles = axes.get_legend_handles_labels()[0] + [Patch(color=PARTS[part], alpha=0.6) for part in parts]
-        names = list(levels) + [{"train": "training"}.get(part, part) for part in parts]
-        figure.legend(handles, names, loc="outside upper left", ncols=min(6, len(names)))
-        axes.tick_params(color=HAIRLINE)
-
-    trend = "; ".join(f"{region} {_change(level)}" for region, level in levels.items())
-    yield picture(
-        draw,
-        title="Rate drift over the session" if view.counts else "Drift of the signal over the session",
-        caption=f"Mean over the units of each region in slots of {edges[1] - edges[0]:.3g} s. From the first tenth of the "
-        f"slots to the last: {trend}. What drifts slowly is shared by neighboring bins: blocks with a gap keep it apart.",
-        alt=f"Mean activity of each region over the session; {trend}.",
-        width=WIDE,
-        height=2.9,
-        narrow_height=3.4,
-    )
-
-
-def _region_mean(values: Float[np.ndarray, "bin k"]) -> Float[np.ndarray, " bin"]:
-    known = np.isfinite(values)
-    n = known.sum(1)
-    return np.divide(np.where(known, values, 0).sum(1), n, out=np.full(len(n), np.nan), where=n > 0)
-
-
-def _change(level: np.ndarray) -> str:
-    known = level[np.isfinite(level)]
-    tenth = max(1, len(known) // 10)
-    return f"{known[:tenth].mean():.3g} to {known[-tenth:].mean():.3g}"
-
-
-def _spans(view: View, part: str) -> list[tuple[float, float]]:
-    """Return the stretches of time of a part, trials that follow each other closely taken together."""
-    trials = view.part(part)
-    start = trials.table["start_s"].to_numpy(float)
-    stop = start + trials.lengths * view.bin_s
-    everything = np.sort(np.concatenate([view.part(other).table["start_s"].to_numpy(float) for other in PARTS]))
-    spans: list[list[float]] = []
-    for a, b in sorted(zip(start.tolist(), stop.tolist(), strict=True)):
-        foreign = spans and np.searchsorted(everything, a) != np.searchsorted(everything, spans[-1][2], side="right")
-        if spans and not foreign:
-            spans[-1][1:] = [b, a]
-        else:
-            spans.append([a, b, a])
-    return [(a, b) for a, b, _ in spans]
-
-

@@ -1,0 +1,195 @@
+"""Pieces of the report against values worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_run, reach_session, ring_session
+
+from lvmzoo.batch import Kind, Variable
+from lvmzoo.config import DataConfig, Experiment, SplitConfig
+from lvmzoo.metrics.base import Evaluation, Score
+from lvmzoo.report import curves, text
+from lvmzoo.report.decoding import _quality
+from lvmzoo.report.drift import drift_figures
+from lvmzoo.report.rates import broken, stretch
+from lvmzoo.report.style import hue_circle, palette
+from lvmzoo.report.trajectories import condition_means
+from lvmzoo.report.view import View, find_conditions
+
+
+def view_of(session) -> View:
+    run = make_run([session])
+    return View(run, session, Evaluation(run.model, session))
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"target": np.arange(40) % 8}, "target"),
+        ({"correct": np.arange(40) % 2 == 0, "stimulus_type": np.tile(["a", "b"], 20)}, "stimulus_type"),
+        ({"go_time": np.arange(40) % 4 + 0.5, "start_s": np.arange(40) % 4}, None),
+        ({"target": np.arange(40)}, None),  # a level a trial
+        ({"target": np.zeros(40)}, None),  # one level
+        ({"target": np.where(np.arange(40) < 3, 1, 0)}, "target"),
+    ],
+)
+def test_conditions_are_found(columns, expected):
+    found = find_conditions(pd.DataFrame(columns))
+    assert (found and found.column) == expected
+
+
+def test_levels_are_in_order_of_their_numbers_and_unknown_trials_have_none():
+    table = pd.DataFrame({"target": np.tile([10.0, 2.0, 1.0, np.nan], 5)})
+    found = find_conditions(table)
+    assert found is not None
+    assert found.levels == ("1", "2", "10")
+    assert found.codes(table)[:4].tolist() == [2, 1, 0, -1]
+
+
+def test_means_by_condition_equal_plain_averages():
+    session = reach_session()
+    view = view_of(session)
+    activity = view.activity("test")
+    means, errors = condition_means(view, activity)
+    targets = session.test.table["target"].to_numpy()
+    shortest = session.test.lengths.min()
+    whole = session.test.activity.numpy().astype(float)
+    for level in range(5):
+        trials = np.stack([whole[session.test.start[t] :][:shortest] for t in np.flatnonzero(targets == level)])
+        np.testing.assert_allclose(means[level, :shortest], trials.mean(0), atol=1e-5)
+        sem = trials.std(0, ddof=1) / np.sqrt(len(trials))
+        np.testing.assert_allclose(errors[level, :shortest], sem, atol=1e-5)
+
+
+def test_gaps_are_never_shown_as_data():
+    session = ring_session()
+    gap = slice(2500, 2520)
+    session.train.activity[gap] = 255
+    view = view_of(session)
+    assert view.activity("test").max() < 255
+    times = view.times("test")
+    assert len(times) == 750 - 20
+    assert not ((times > 250.01) & (times < 251.99)).any()
+    assert list(drift_figures(view))
+
+
+def test_missing_samples_are_nan_not_zero():
+    session = ring_session()
+    missing = torch.zeros(session.test.activity.shape, dtype=torch.bool)
+    missing[2300, 4] = True
+    session = dataclasses.replace(session, test=dataclasses.replace(session.test, missing=missing))
+    activity = view_of(session).activity("test")
+    assert np.argwhere(np.isnan(activity)).tolist() == [[50, 4]]
+
+
+def test_lines_break_where_time_jumps():
+    clock, values = broken(np.array([0.0, 1, 2, 10, 11]), np.arange(5), step=1.0)
+    np.testing.assert_array_equal(clock, [0, 1, 2, np.nan, 10, 11])
+    np.testing.assert_array_equal(values, [0, 1, 2, np.nan, 3, 4])
+
+
+def test_a_stretch_holds_about_the_seconds_asked_for_and_whole_time_only_moves_forward():
+    rows, times = stretch(view_of(reach_session()), 5.0)
+    assert (np.diff(times) > 0).all()
+    assert (np.diff(rows) == 1).all()
+    assert 4 < times[-1] < 8
+    rows, times = stretch(view_of(ring_session()), 5.0)
+    assert len(rows) == pytest.approx(50, abs=1)
+
+
+def test_projection_only_rotates():
+    view = view_of(ring_session())
+    plain = view.evaluation.latents("test")
+    turned = view.projected
+    np.testing.assert_allclose(
+        np.linalg.norm(plain[:50, None] - plain[None, :50], axis=-1),
+        np.linalg.norm(turned[:50, None] - turned[None, :50], axis=-1),
+        atol=1e-6,
+    )
+    assert view.axes[2].sum() == pytest.approx(1)
+    assert (np.diff(view.axes[2]) <= 0).all()
+
+
+def test_quality_of_angles_is_measured_on_the_circle():
+    true, decoded = np.array([[359.0], [10.0], [180.0]]), np.array([[1.0], [5.0], [np.nan]])
+    assert _quality(true, decoded, Variable(Kind.CIRCULAR)) == "median error 3.5° (chance 90°)"
+    assert _quality(true, true, Variable(Kind.CONTINUOUS)) == "R² 1.000"
+    levels = np.array([[0.0], [1.0], [1.0], [0.0]])
+    assert _quality(levels, levels[::-1].copy() * 0, Variable(Kind.CATEGORICAL, 1, ("a", "b"))).startswith("50 %")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.12345, "0.123"),
+        (-12.345, "-12.3"),
+        (0.0, "0"),
+        (1234.5, "1234"),
+        (1.5e-7, "1.50e-07"),
+        (np.nan, "not finite"),
+    ],
+)
+def test_numbers(value, expected):
+    assert text.number(value) == expected.replace("-", "\N{MINUS SIGN}")
+
+
+def test_highlights_prefer_what_says_most():
+    names = ["log_likelihood", "bits_per_spike", "co_bps", "latent_r2", "behavior_r2", "state_r2"]
+    chosen = text.highlights([Score(name, 0.5, "s") for name in names])
+    assert [row.metric for row in chosen] == [
+        "Recovery R² of the true latents",
+        "Co-smoothing, held-out units",
+        "Behavior R², linear",
+        "Log-likelihood",
+    ]
+
+
+def test_smallest_gap_is_between_parts():
+    assert text.smallest_gap_s(ring_session()) == pytest.approx(5.0)
+    session = reach_session()
+    interleaved = dataclasses.replace(session, test=session.train.select([1]), train=session.train.select([0, 2]))
+    assert text.smallest_gap_s(interleaved) == pytest.approx(0.5)
+
+
+def test_colors_differ_and_are_readable_on_white():
+    rgb = hue_circle(24)
+    assert rgb.shape == (24, 3)
+    assert ((rgb >= 0) & (rgb <= 1)).all()
+    assert (np.linalg.norm(np.diff(rgb, axis=0), axis=1) > 0.02).all()
+    luminance = rgb @ [0.2126, 0.7152, 0.0722]
+    assert luminance.max() < 0.75
+    assert len({str(color) for color in palette(16)}) == 16
+
+
+def test_rank_curve_marks_the_choice():
+    run = make_run([reach_session()])
+    assert list(curves.rank_curve(run)) == []
+    run.model.curve = {"explained": [0.0, 0.1, 0.12, 0.11], "standard_error": [0, 0.01, 0.01, 0.01], "rank": 1}
+    (figure,) = curves.rank_curve(run)
+    assert "rank 2, 0.120" in figure.caption
+    assert "rank 1 was chosen (0.100)" in figure.caption
+
+
+def test_long_noisy_histories_are_smoothed_and_bounded_in_size():
+    run = make_run([reach_session()])
+    steps = np.arange(20_000)
+    noisy = np.exp(-steps / 4000) + np.random.default_rng(0).normal(0, 0.2, len(steps))
+    run.history = pd.DataFrame({"epoch": 0, "step": steps, "train/loss": noisy})
+    (figure,) = curves.learning_curves(run)
+    assert sum(map(len, figure.svgs)) < 400_000
+
+
+def test_split_that_shares_drift_and_smoothing_that_looks_ahead_are_said():
+    session = reach_session()
+    split = SplitConfig(by="every")
+    assert text.session_notes(session, Experiment(None)) == ["2 silent units were dropped."]
+    said = " ".join(text.session_notes(session, Experiment(None, DataConfig(split=split, smoothing_s=0.05))))
+    assert "shares slow drift" in said
+    assert "looks ahead" in said
+    causal = text.session_notes(session, Experiment(None, DataConfig(smoothing_s=0.05, causal_smoothing=True)))
+    assert "looks ahead" not in " ".join(causal)
