@@ -12,6 +12,7 @@ from lvmzoo.batch import Observation
 from lvmzoo.data.grid import EDGE_TOLERANCE, Grid
 from lvmzoo.data.recording import BinnedTrials, Recording, Signal, SpikeTimes
 from lvmzoo.data.resample import interpolate
+from lvmzoo.data.stored import memory_bytes
 from lvmzoo.errors import UserError
 
 __all__ = ["Binned", "bin_activity", "bin_spikes", "observed_bins"]
@@ -34,6 +35,7 @@ def bin_activity(recording: Recording, grid: Grid, units: Int[np.ndarray, " unit
     Counts take the smallest integer type that holds them (uint8, int16, int32); anything else becomes float32.
     """
     activity = recording.activity
+    _check_memory(recording, grid, len(units))
     if isinstance(activity, SpikeTimes):
         counts = bin_spikes(activity, grid, units)
         valid = observed_bins(grid, _intervals(recording))
@@ -44,8 +46,20 @@ def bin_activity(recording: Recording, grid: Grid, units: Int[np.ndarray, " unit
     return _with_missing(values, valid & observed_bins(grid, _intervals(recording)))
 
 
+def _check_memory(recording: Recording, grid: Grid, n_units: int) -> None:
+    """Raise UserError if the bins cannot fit into memory."""
+    needed = grid.total_bins * (n_units + 16)
+    if needed > memory_bytes() / 2:
+        raise UserError(
+            f"Session '{recording.session}' in bins of {grid.bin_width_s:g} s needs {needed / 1e9:.3g} GB: "
+            f"{grid.total_bins * grid.bin_width_s:.3g} s of {n_units} units.",
+            f"This machine has {memory_bytes() / 1e9:.3g} GB, and counts take at least a byte a bin and unit.",
+            "Use wider bins, fewer units or a part of the session; check that times are in seconds on one clock.",
+        )
+
+
 def bin_spikes(spikes: SpikeTimes, grid: Grid, units: Int[np.ndarray, " unit"]) -> Integer[np.ndarray, "bin unit"]:
-    """Count the spikes of each unit in each bin; one unit's times are in memory at a time.
+    """Count the spikes of each unit in each bin; the times of one unit at a time are read.
 
     Stretches may overlap. A spike on the edge of two bins belongs to the later one.
     """

@@ -11,7 +11,7 @@ from lvmzoo.data.recording import Signal
 
 __all__ = ["interpolate", "resample"]
 
-LONGEST_GAP = 4.0  # times between samples up to so many typical ones are bridged; longer ones are gaps
+LONGEST_GAP = 4.0  # times between samples up to so many typical ones, or a bin, are bridged; longer ones are gaps
 PIECE = 4_000_000
 
 
@@ -38,11 +38,11 @@ def interpolate(signal: Signal, grid: Grid) -> Float[np.ndarray, "bin channel"]:
     if len(signal) == 0:
         return out
     times = signal.times()
-    gap_s = LONGEST_GAP * signal.interval_s
+    gap_s = max(LONGEST_GAP * signal.interval_s, grid.bin_width_s)
     step = max(1, PIECE // max(1, signal.channels))
     for low in range(0, len(centers), step):
         here = centers[low : low + step]
-        left, right, weight = _neighbors(times, here, gap_s, signal.kind)
+        left, right, weight = _neighbors(times, here, gap_s, 0.5 * signal.interval_s, signal.kind)
         first, last = int(left.min()), int(right.max()) + 1
         if last - first > 4 * step:  # trials far apart: read them one by one rather than all that lies between
             values = _read_some(signal, np.union1d(left, right))
@@ -65,7 +65,7 @@ def _read_some(signal: Signal, rows: Int[np.ndarray, " row"]) -> np.ndarray:
 
 
 def _neighbors(
-    times: np.ndarray, centers: np.ndarray, gap_s: float, kind: Kind
+    times: np.ndarray, centers: np.ndarray, gap_s: float, half: float, kind: Kind
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the samples before and after each center and the weight of the later one; NaN across gaps and ends."""
     after = np.searchsorted(times, centers, side="right")
@@ -80,7 +80,6 @@ def _neighbors(
     left = np.where(weight > 1 - 1e-6, right, left)
     weight = np.where((weight < 1e-6) | (weight > 1 - 1e-6), 0.0, weight)
     # The first and the last sample stand for half an interval beyond them.
-    half = 0.5 * gap_s / LONGEST_GAP
     ends = ((after == 0) & (times[0] - centers <= half)) | ((after == len(times)) & (centers - times[-1] <= half))
     bridged = (after > 0) & (after < len(times)) & ((distance <= gap_s) | (weight == 0))
     weight = np.where(ends, 0.0, np.where(bridged, weight, np.nan))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from lvmzoo.data.stored import memory_bytes
 from lvmzoo.errors import UserError
 
-__all__ = ["check_hdf5", "memory_bytes"]
+__all__ = ["check_hdf5"]
 
 COMPRESSION = 1000  # no filter of HDF5 makes real data smaller by more than this
-
-
-def memory_bytes() -> int:
-    """Return the memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_hdf5(path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
-from scipy import ndimage
 
 from lvmzoo.data.binning import Binned
 
@@ -45,6 +44,8 @@ def smooth(binned: Binned, pieces: Iterable[tuple[int, int]], width_bins: float,
 
 def _weighted_mean(binned: Binned, here: tuple[slice, slice], kernel: np.ndarray) -> Float[np.ndarray, "bin unit"]:
     """Return the kernel-weighted mean over observed samples of one block."""
+    from scipy import ndimage  # takes half a second to import, and smoothing is a choice
+
     there = binned.valid[here[0], None].astype(np.float32)
     if binned.missing is not None:
         there = there * ~binned.missing[here]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from lvmzoo.errors import UserError
 
-__all__ = ["Stored", "read_all"]
+__all__ = ["Stored", "memory_bytes", "read_all"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Stored:
         return values if self.scale == 1.0 and self.offset == 0.0 else values * self.scale + self.offset
 
 
+def memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def read_all(values: Any, what: str) -> np.ndarray:
     """Return an array in memory.
 
@@ -55,8 +61,6 @@ def read_all(values: Any, what: str) -> np.ndarray:
     UserError
         If it declares more than half of the machine's memory.
     """
-    from lvmzoo.data.safety import memory_bytes
-
     size = int(np.prod(values.shape, dtype=np.float64)) * max(1, np.dtype(values.dtype).itemsize)
     if size > memory_bytes() / 2:
         raise UserError(

@@ -97,8 +97,8 @@ def binned_behavior(
     if unseen:
         where = "; ".join(f"{part} data: {', '.join(names)}" for part, names in unseen.items())
         notes.append(
-            f"Behavior without any value in the {where}. Choose the tracked part of the recording by data.tags, or test "
-            "on another part by data.split.by=folds data.split.fold=N."
+            f"Behavior without any value in the {where}. Choose the tracked part of the recording by data.tags, or "
+            "test on another part by data.split.by=folds data.split.fold=N."
         )
     return values, variables, tuple(notes)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.signal import lfilter
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
@@ -175,11 +176,9 @@ def drift_r2(seed: int, split: SplitConfig) -> float:
     """Decode one slow drift from ten others that have nothing to do with it."""
     rng = np.random.default_rng(seed)
     bins, memory = 6000, 600.0  # Ornstein-Uhlenbeck; the session is ten memories long
-    drifts = np.zeros((bins, 11))
     noise = rng.normal(size=(bins, 11)) * np.sqrt(2 / memory)
-    drifts[0] = rng.normal(size=11)
-    for t in range(1, bins):
-        drifts[t] = drifts[t - 1] * (1 - 1 / memory) + noise[t]
+    noise[0] = rng.normal(size=11)
+    drifts = lfilter([1.0], [1.0, -(1 - 1 / memory)], noise, axis=0)
     trials = [drifts[a : a + 50] for a in range(0, bins, 50)]
     recording = from_arrays([t[:, :10] for t in trials], {"target": [t[:, 10] for t in trials]})
     session = prepare([recording], DataConfig(split=split))[0]
