@@ -1,1 +1,31 @@
-"""Simulated recordings with known latents."""
+"""Simulated recordings with their ground truth, one generator a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from lvmzoo.data.recording import Recording
+from lvmzoo.errors import unknown
+from lvmzoo.simulate.lds import lds
+from lvmzoo.simulate.lorenz import lorenz
+from lvmzoo.simulate.reach import reach
+from lvmzoo.simulate.two_regions import two_regions
+
+__all__ = ["Simulator", "get", "simulators"]
+
+
+Simulator = Callable[..., Recording]  # of seed and sizes, each with a default; equal arguments, equal recordings
+
+
+def simulators() -> Mapping[str, Simulator]:
+    """Return every generator by its name."""
+    return MappingProxyType({"lds": lds, "two_regions": two_regions, "lorenz": lorenz, "reach": reach})
+
+
+def get(name: str) -> Simulator:
+    """Return one generator; raises UserError, with the nearest name, when there is none."""
+    known = simulators()
+    if name not in known:
+        raise unknown("simulator", name, known)
+    return known[name]
