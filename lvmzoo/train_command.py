@@ -169,6 +169,8 @@ def _job(composed: DictConfig) -> None:
 
 def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
     console = console_of_width()
+    common = set.intersection(*(set(outcome["overrides"]) for outcome in outcomes)) if len(outcomes) > 1 else set()
+    own = {o["job"]: " ".join(word for word in o["overrides"] if word not in common) for o in outcomes}
     table = Table(box=None, pad_edge=False)
     for column in ("job", "overrides", "scores", "run folder"):
         table.add_column(column, overflow="fold")
@@ -177,7 +179,7 @@ def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
         shown = ", ".join(f"{s['metric']} {s['target']} {s['value']:.3g}".replace("  ", " ") for s in scores[:3])
         table.add_row(
             str(outcome["job"]),
-            escape(" ".join(outcome["overrides"])),
+            escape(own[outcome["job"]]),
             "[red]failed[/red]" if outcome["code"] else escape(shown),
             escape(outcome.get("folder", "")),
         )
@@ -185,7 +187,7 @@ def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
     failed = [outcome for outcome in outcomes if outcome["code"]]
     for outcome in failed:
         first = outcome["error"][0].removeprefix("Error: ")
-        print(f"Job {outcome['job']} ({' '.join(outcome['overrides'])}) failed: {first}", file=sys.stderr)
+        print(f"Job {outcome['job']} ({own[outcome['job']]}) failed: {first}", file=sys.stderr)
     print(f"Sweep: {folder}, {len(outcomes) - len(failed)} of {len(outcomes)} runs done")
 
 

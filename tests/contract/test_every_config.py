@@ -13,11 +13,19 @@ from lvmzoo import registry
 from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
 from lvmzoo.errors import UserError
 from lvmzoo.fields import describe_fields
+from lvmzoo.models.base import GradientModel
 from lvmzoo.store import compose, config_folder
+from lvmzoo.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [*(entry.config for entry in registry.entries().values()), DataConfig, Experiment, LoggerConfig]
 CONFIGS += [SplitConfig, TrainerConfig]
+
+FILES_OF = {  # the recording that an experiment is made for; "": a simulated one
+    "head_direction": "mouse_head_direction.nwb",
+    "reach_lds": "",
+    "v1v2": "v1v2_residuals.npz",
+}
 
 
 def generated() -> dict[Path, str]:
@@ -58,10 +66,29 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(name: str) -> None:
 @pytest.mark.parametrize("group", ["data", "trainer", "logger", "experiment"])
 def test_every_choice_composes(group: str) -> None:
     for path in (config_folder() / group).iterdir():
-        overrides = [f"{group}={path.stem}"]
-        if "path: null" in path.read_text():
-            overrides.append("data.path=some.nwb")
-        assert isinstance(compose(overrides), Experiment), path
+        assert isinstance(compose([f"{group}={path.stem}", "data.path=some.nwb"]), Experiment), path
+
+
+@pytest.mark.parametrize("name", FILES_OF)
+def test_every_experiment_runs(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Shortened, on the recording that it is made for."""
+    recording = FILES_OF[name]
+    overrides = [f"experiment={name}", f"output='{tmp_path}'", "trainer.progress=false"]
+    if recording:
+        overrides.append(f"data.path='{request.getfixturevalue('shared_data') / recording}'")
+    limit = (
+        "max_steps=5"
+        if issubclass(registry.get(compose(overrides).model.name).model, GradientModel)
+        else "max_epochs=2"
+    )
+    run = train(compose([*overrides, f"trainer.{limit}"]))
+    assert run.scores
+    assert run.folder is not None
+    assert (run.folder / "report.html").exists()
+
+
+def test_every_experiment_is_run() -> None:
+    assert {path.stem for path in (config_folder() / "experiment").iterdir()} == set(FILES_OF)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
