@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lvmzoo import registry
-from lvmzoo.errors import UserError, nearest, unknown
+from lvmzoo.errors import UserError, nearest
 from lvmzoo.fields import describe_fields
 from lvmzoo.models.base import StatisticsModel, capabilities
 
@@ -92,11 +92,9 @@ def inspect_file(path: str) -> None:
 
 def simulate(name: str, path: Path, seed: int) -> None:
     """Write a simulated recording to an NWB file; raises UserError where the file cannot be written."""
-    from lvmzoo.simulate import simulators
+    from lvmzoo.simulate import get
 
-    known = simulators()
-    if name not in known:
-        raise unknown("simulator", name, known)
+    simulator = get(name)
     if path.suffix != ".nwb":
         raise UserError(
             f"The output file '{path}' does not end in .nwb.",
@@ -112,5 +110,5 @@ def simulate(name: str, path: Path, seed: int) -> None:
         )
     from lvmzoo.data.write_nwb import write_nwb
 
-    write_nwb(known[name](seed=seed), path)
+    write_nwb(simulator(seed=seed), path)
     print(f"Wrote {path}. Look at it: lvmzoo inspect {path}")
