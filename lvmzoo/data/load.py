@@ -1,8 +1,7 @@
-"""From what the config names to sessions ready for training: read, bin, split, filter on training data, order."""
+"""From recordings to sessions ready for training: bin, split, filter on training data, order."""
 
 from __future__ import annotations
 
-import glob
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,8 +14,8 @@ import torch
 
 from lvmzoo.batch import Layout, Observation
 from lvmzoo.config import DataConfig, SplitConfig
-from lvmzoo.data.arrays import read_npz
 from lvmzoo.data.binning import Binned, bin_activity
+from lvmzoo.data.files import files_of, load, read_file
 from lvmzoo.data.gap import autocorrelation_time_s
 from lvmzoo.data.grid import Grid, make_grid
 from lvmzoo.data.recording import Recording
@@ -25,95 +24,11 @@ from lvmzoo.data.splits import PARTS, Pieces, Split, plan_split, with_gap
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.data.units import active_units, held_out_units, select_units
 from lvmzoo.data.variables import behavior_signals, binned_behavior, binned_truth
-from lvmzoo.errors import UserError, unknown
+from lvmzoo.errors import UserError
 
 __all__ = ["apply", "describe", "load", "prepare"]
 
 LARGEST_AUTOMATIC_GAP = 0.05  # of the recording; slower drifts would take all data away
-
-
-def load(config: DataConfig) -> list[Recording]:
-    """Read the recordings that the config names (a file, a glob, a list of them), or simulate one.
-
-    Raises
-    ------
-    UserError
-        If there is no such file or simulator, or a file cannot be used.
-    """
-    if config.path is None:
-        if config.simulator is None:
-            raise UserError(
-                "There is no data: data.path is null.",
-                "It names an NWB or npz file, a glob such as 'sessions/*.nwb', or a list of files.",
-                "Set data.path=FILE, or data.simulator=reach for simulated data.",
-            )
-        from lvmzoo.simulate import simulators
-
-        known = simulators()
-        if config.simulator not in known:
-            raise unknown("simulator", config.simulator, known)
-        return [known[config.simulator](seed=0)]
-    paths = _paths(config.path)
-    recordings: list[Recording] = []
-    for path in paths:
-        recording = _read(path, config)
-        taken = {other.session for other in recordings}
-        name, number = recording.session, 2
-        while name in taken:
-            name, number = f"{recording.session}-{number}", number + 1
-        recordings.append(replace(recording, session=name))
-    return recordings
-
-
-def _paths(given: Any) -> list[Path]:
-    """Return the files that a path, a glob, or a list of either stands for."""
-    found: list[Path] = []
-    for item in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
-        text = str(Path(str(item)).expanduser())
-        if Path(text).is_dir():
-            raise UserError(
-                f"data.path={text} is a folder.",
-                "data.path names a file, a glob, or a list of them.",
-                f"For all NWB files in it, quote the glob: 'data.path={text}/*.nwb'.",
-            )
-        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
-        if not matches:
-            parent = Path(text).parent
-            near = [p.name for p in parent.iterdir() if p.suffix in READERS] if parent.is_dir() else []
-            folder = (
-                f"The folder holds: {', '.join(sorted(near)[:8])}." if near else f"There is no such file in {parent}."
-            )
-            error = unknown("file", Path(text).name, near)
-            raise UserError(f"There is no file '{text}'.", folder, error.fix if near else "Check the path.")
-        found.extend(Path(match) for match in matches)
-    resolved = [path.resolve() for path in found]
-    for place, path in enumerate(resolved):
-        if path in resolved[:place]:
-            raise UserError(
-                f"data.path names '{found[place]}' twice.",
-                "Each file is one session; twice the same would be in training and in test data.",
-                "Remove one of them.",
-            )
-    return found
-
-
-def _read_nwb(path: Path, config: DataConfig) -> Recording:
-    from lvmzoo.data.nwb import read_nwb  # pynwb takes a second to import
-
-    return read_nwb(path, config)
-
-
-READERS = {".nwb": _read_nwb, ".npz": read_npz}
-
-
-def _read(path: Path, config: DataConfig) -> Recording:
-    if path.suffix.lower() not in READERS:
-        raise UserError(
-            f"'{path}' ends in '{path.suffix}'.",
-            f"Files that can be read end in {' or '.join(READERS)}.",
-            "Convert it to NWB (docs: your own data), or give arrays in Python through lvmzoo.Estimator.",
-        )
-    return READERS[path.suffix.lower()](path, config)
 
 
 def prepare(recordings: Sequence[Recording], config: DataConfig, *, window_bins: int = 0) -> list[Session]:
@@ -306,5 +221,5 @@ def describe(path: str | Path, config: DataConfig) -> str:
     """Return a text about what a file holds, and what a run would use of it."""
     from lvmzoo.data.describe import describe_recording
 
-    [file] = _paths(str(path))[:1]
-    return describe_recording(_read(file, config), config)
+    [file] = files_of(str(path))[:1]
+    return describe_recording(read_file(file, config), config)

@@ -87,9 +87,9 @@ def active_units(
         If no unit is left.
     """
     rows = train_bins[binned.valid[train_bins]]
-    sums, squares, seen = _moments(binned, rows)
+    sums, span, seen = _totals(binned, rows)
     counts = observation is Observation.COUNTS
-    silent = sums == 0 if counts else squares <= 1e-12 * np.maximum(1.0, np.abs(sums))
+    silent = sums == 0 if counts else span <= 0
     silent |= seen == 0
     with np.errstate(invalid="ignore", divide="ignore"):
         rates_hz = sums / (seen * bin_width_s)
@@ -110,21 +110,23 @@ def active_units(
     return ~(silent | slow), tuple(notes)
 
 
-def _moments(binned: Binned, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return sum, sum of squared deviations from the first value, and number of samples of each unit."""
+def _totals(binned: Binned, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sum, the range and the number of observed samples of each unit."""
     n_units = binned.activity.shape[1]
-    sums, squares, seen = np.zeros(n_units), np.zeros(n_units), np.zeros(n_units)
+    sums, seen = np.zeros(n_units), np.zeros(n_units)
+    lowest, highest = np.full(n_units, np.inf), np.full(n_units, -np.inf)
     step = max(1, 4_000_000 // max(1, n_units))
-    origin: np.ndarray | None = None
+    whole_numbers = binned.activity.dtype.kind in "iu"
     for low in range(0, len(rows), step):
-        values = binned.activity[rows[low : low + step]].astype(np.float64)
-        there = np.ones(values.shape) if binned.missing is None else ~binned.missing[rows[low : low + step]]
-        if origin is None:
-            origin = values[np.argmax(there, axis=0), np.arange(n_units)]
-        sums += (values * there).sum(0)
-        squares += ((values - origin) ** 2 * there).sum(0)
-        seen += there.sum(0)
-    return sums, squares, seen
+        here = rows[low : low + step]
+        values = binned.activity[here]
+        there = True if binned.missing is None else ~binned.missing[here]
+        seen += len(here) if binned.missing is None else np.sum(there, axis=0)
+        sums += values.sum(0, dtype=np.int64 if whole_numbers else np.float64, where=there)
+        if not whole_numbers:  # of counts only the sum is asked for
+            lowest = np.minimum(lowest, values.min(0, initial=np.inf, where=there))
+            highest = np.maximum(highest, values.max(0, initial=-np.inf, where=there))
+    return sums, highest - lowest, seen
 
 
 def _names(ids: np.ndarray) -> str:

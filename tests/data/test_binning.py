@@ -238,3 +238,13 @@ def test_segments_share_memory_and_cover_the_part():
     assert cut.lengths.max() == 64
     np.testing.assert_array_equal(whole.flat, cut.flat)
     assert cut.activity.dtype == torch.uint8
+
+
+def test_signals_that_never_change_are_dropped_also_where_samples_are_missing():
+    values = np.random.default_rng(0).normal(size=(300, 4))
+    values[:, 1] = 3.7
+    values[:50, 1] = np.nan
+    values[:, 2] = np.nan
+    session = prepare([from_arrays(values)], DataConfig())[0]
+    assert session.layout.unit_ids == ("0", "3")
+    assert any("2 of 4 units were dropped" in note and "1, 2" in note for note in session.notes)

@@ -16,7 +16,7 @@ from lvmzoo.data.load import prepare
 from lvmzoo.data.recording import Recording, SpikeTimes, unit_table
 from lvmzoo.data.stored import Stored
 
-UNITS, SECONDS, RATE_HZ = 500, 7200.0, 5.0
+UNITS, SECONDS, RATE_HZ = 500, 7200.0, 2.0
 
 
 @pytest.fixture(scope="module")
