@@ -99,7 +99,8 @@ def _values(column: pd.Series) -> str:
             return f"{known.min():.5g} to {known.max():.5g}" + (
                 f", {len(column) - len(known)} NaN" if len(known) < len(column) else ""
             )
-    counts = column.map(str).value_counts()
+    texts = column.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+    counts = texts.value_counts(sort=column.nunique() > 8)
     shown = ", ".join(f"{value} ({count})" for value, count in counts.head(8).items())
     return shown + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
 
