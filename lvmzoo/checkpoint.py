@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle  # for the name of an exception: nothing is unpickled
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,16 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read the newest checkpoint that is whole; runs no code of the file. Raises UserError when there is none."""
+    failed = ""
     for candidate in (path, path.with_name(f"{path.name}.previous")):
         try:
             return dict(torch.load(candidate, weights_only=True, map_location="cpu"))
         except FileNotFoundError:
             continue
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            failed = f"{candidate.name}: {reason}"
-            continue
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            failed = f" ({candidate.name} is damaged, or not a checkpoint: {type(error).__name__})"
     raise UserError(
         f"There is no usable checkpoint in {path.parent}.",
-        f"Looked for {path.name} and {path.name}.previous" + (f" ({failed})." if "failed" in locals() else "."),
+        f"Looked for {path.name} and {path.name}.previous{failed}.",
         "Start the run anew, without resume.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class Estimator:
         own = ("model", "seed", "regions", "bin_width_s", "trainer", "data")
         return {**{name: getattr(self, name) for name in own}, **self._config}
 
-    def set_params(self, **parameters: Any) -> Self:
+    def set_params(self, **parameters: Any) -> Estimator:
         """Change arguments of the constructor."""
         own = {
             name: value for name, value in parameters.items() if name in self.get_params() and name not in self._config
@@ -101,7 +101,7 @@ class Estimator:
         self._config = {**self._config, **config}
         return self
 
-    def fit(self, X: Activity, y: Behavior | None = None) -> Self:
+    def fit(self, X: Activity, y: Behavior | None = None) -> Estimator:
         """Fit the model.
 
         Parameters

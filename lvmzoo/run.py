@@ -61,7 +61,7 @@ class Run:
         tensors = {}
         for number, ((session, variable), decoder) in enumerate(self.decoders.items()):
             plain, arrays = decoder.state()
-            readouts[str(number)] = {"session": session, "variable": variable, **plain}
+            readouts[str(number)] = {"session": session, "name": variable, **plain}
             tensors.update({f"{number}/{name}": value.contiguous() for name, value in arrays.items()})
         write_bytes(folder / "readouts.safetensors", save(tensors))
         description = {
@@ -125,7 +125,7 @@ def load_run(folder: str | Path) -> Run:
     decoders = {}
     for number, plain in description["readouts"].items():
         arrays = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.split("/")[0] == number}
-        decoders[plain["session"], plain["variable"]] = decoder_from_state(plain, arrays)
+        decoders[plain["session"], plain["name"]] = decoder_from_state(plain, arrays)
     rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
     scores = [Score(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
     history = pd.read_csv(folder / "history.csv")

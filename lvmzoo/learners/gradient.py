@@ -66,8 +66,9 @@ class GradientLearner(pl.LightningModule):
         self._train.add(loss.terms, weight)
         return total
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        """Count the step; stop after the last."""
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Take and count a step; stop after the last. Callbacks, which save, come after this."""
+        super().optimizer_step(*arguments, **named)
         self.step += 1
         if self.step >= self._max_steps:
             self.trainer.should_stop = True

@@ -251,7 +251,7 @@ def test_loss_falls_and_every_parameter_learns(name: str, fitted: dict[str, Run]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_silent_and_duplicated_units(name: str) -> None:
-    """A unit that is silent in training is dropped by the data path; one that is silent in a trial, or twice there, is not."""
+    """The data path drops a unit that is silent in training; one that is nearly silent, or twice there, it keeps."""
     from lvmzoo import from_arrays
 
     random = np.random.default_rng(1)
@@ -274,7 +274,7 @@ def test_silent_and_duplicated_units(name: str) -> None:
 
 
 def test_finds_what_was_planted(run: Run, session: Session) -> None:
-    """The latents, or for a model of communication the target region, are recovered better than by PCA of equal size."""
+    """Latents are recovered better than by PCA of equal size; a target region better than by its mean."""
     train_batch, test_batch = session.train.batch().without_behavior(), session.test.batch().without_behavior()
     if isinstance(run.model, Communicates):
         region = session.layout.region(run.model.target)

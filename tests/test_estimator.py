@@ -1,0 +1,123 @@
+"""scikit-learn's verbs on the path of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+import lvmzoo
+from lvmzoo import Estimator, UserError
+from lvmzoo.run import experiment_from_plain, experiment_to_plain
+from lvmzoo.train import train
+from tests.contract.world import recording
+
+TRAINER = {"max_epochs": 5, "progress": False}
+
+
+def trials(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    random = np.random.default_rng(seed)
+    latents = [random.normal(size=(n, 2)).cumsum(0) * 0.3 for n in random.integers(20, 40, 25)]
+    loadings = np.random.default_rng(9).normal(size=(2, 11))
+    return [random.poisson(np.exp(0.5 * z @ loadings)) for z in latents], latents
+
+
+def make(**parameters: Any) -> Estimator:
+    return Estimator("lds", **{"latents": 2, "bin_width_s": 0.05, "trainer": TRAINER, **parameters})
+
+
+def test_shapes_follow_the_input() -> None:
+    ragged, _ = trials()
+    estimator = make().fit(ragged)
+    latents = estimator.transform(ragged)
+    assert [z.shape for z in latents] == [(len(x), 2) for x in ragged]
+    assert estimator.transform(ragged[0]).shape == (len(ragged[0]), 2)
+    equal = np.stack([x[:20] for x in ragged])
+    assert make().fit(equal).transform(equal).shape == (25, 20, 2)
+    assert make().fit(recording()).transform(recording())[0].shape[1] == 2
+
+
+def test_behavior_is_decoded_and_scored() -> None:
+    (X, y), (new, truth) = trials(0), trials(1)
+    estimator = make().fit(X, y)
+    predicted = estimator.predict(new)
+    error = sum(((p - t) ** 2).sum() for p, t in zip(predicted, truth, strict=True))
+    mean = np.concatenate(y).mean(0)
+    assert error < 0.7 * sum(((t - mean) ** 2).sum() for t in truth)
+    named = make().fit(X, {"hand": y, "speed": [np.abs(z[:, :1]) for z in y]}).predict(new)
+    assert sorted(named) == ["hand", "speed"]
+
+
+def test_scores_say_more_of_structured_data() -> None:
+    X, _ = trials()
+    random = np.random.default_rng(0)
+    mixed = [random.permutation(x.ravel()).reshape(x.shape) for x in X]
+    estimator = make().fit(X)
+    assert estimator.score(X) > estimator.score(mixed)
+    regions = ["a"] * 6 + ["b"] * 5
+    rrr = Estimator("reduced_rank_regression", regions=regions, trainer=TRAINER).fit(X)
+    assert 0 < rrr.score(X) < 1
+    assert rrr.predict(X)[0].shape == (len(X[0]), 5)
+
+
+def test_clone_and_parameters_as_scikit_learn_wants_them() -> None:
+    estimator = make(seed=3)
+    copy = clone(estimator)
+    assert copy.get_params() == estimator.get_params()
+    assert copy.set_params(latents=4, seed=5).get_params()["latents"] == 4
+    X, _ = trials()
+    assert copy.fit(X).transform(X)[0].shape[1] == 4
+    with pytest.raises(UserError, match="Did you mean 'latents'"):
+        make(latent=3)
+    with pytest.raises(UserError, match="Did you mean 'max_epochs'"):
+        make(trainer={"max_epoch": 3}).fit(X)
+    with pytest.raises(UserError, match="Did you mean 'lds'"):
+        Estimator("ldss")
+
+
+def test_a_saved_model_is_the_model(tmp_path: Path) -> None:
+    X, y = trials()
+    estimator = make().fit(X, y)
+    again = lvmzoo.load(estimator.save(tmp_path / "model"))
+    for one, other in zip(estimator.transform(X), again.transform(X), strict=True):
+        assert np.array_equal(one, other)
+    for one, other in zip(estimator.predict(X), again.predict(X), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+    assert again.get_params()["latents"] == 2
+
+
+def test_not_fitted_is_said() -> None:
+    with pytest.raises(UserError, match="not fitted"):
+        make().transform(trials()[0])
+    X, _ = trials()
+    with pytest.raises(UserError, match="nothing to predict"):
+        make().fit(X).predict(X)
+
+
+def test_arrays_and_the_command_line_give_identical_parameters(tmp_path: Path) -> None:
+    """The same recording through an Estimator and through what the command line composes."""
+    from lvmzoo.store import compose
+
+    X, y = trials()
+    lengths = [len(x) for x in X]
+    path = tmp_path / "counts.npz"
+    np.savez(path, counts=np.concatenate(X), trial_length_bins=lengths, bin_width_s=0.05, hand=np.concatenate(y))
+    split = {"validation": 0.2, "test": 0.2, "gap_s": 0.0}
+    estimator = make(seed=7, data={"split": split, "bin_width_s": 0.05}).fit(path)
+    overrides = ["model=lds", "model.latents=2", "data=arrays", f"data.path={path}", "data.bin_width_s=0.05", "seed=7"]
+    overrides += [f"data.split.{name}={value}" for name, value in split.items()]
+    overrides += ["trainer.max_epochs=5", "trainer.progress=false", f"output={tmp_path}", "report=false"]
+    composed = compose(overrides)
+    run = train(composed)
+    for key, value in estimator.run_.model.state_dict().items():
+        assert torch.equal(value, run.model.state_dict()[key]), key
+    assert experiment_from_plain(experiment_to_plain(composed)) == composed
+    assert run.folder is not None
+    for one, other in zip(lvmzoo.load(run.folder).transform(path), estimator.transform(path), strict=True):
+        assert np.array_equal(one, other)
+    assert dataclasses.is_dataclass(composed)
