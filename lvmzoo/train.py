@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -10,7 +9,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +20,12 @@ import torch
 from lvmzoo import registry
 from lvmzoo.batch import Batch, TrialSampling
 from lvmzoo.config import Experiment
+from lvmzoo.context import log_file, quiet, threads
 from lvmzoo.data.load import load, prepare
 from lvmzoo.data.module import TrainingData
 from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session
-from lvmzoo.errors import Interrupted, UserError, unknown
+from lvmzoo.errors import UserError, unknown
 from lvmzoo.learners.callbacks import Checkpoints, Learner, Progress, Record, Signals
 from lvmzoo.learners.gradient import GradientLearner
 from lvmzoo.learners.loggers import make_logger
@@ -45,7 +44,6 @@ __all__ = ["readouts", "train"]
 
 logger = logging.getLogger("lvmzoo")
 
-_SMALL = 4_000_000  # entries of the training data under which more than one thread costs more than it gives
 _STEPS = 1000  # of a gradient model that recommends no number
 
 
@@ -82,7 +80,7 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
         model = entry.model(experiment.model, [session.layout for session in sessions])
         if write and folder is None:
             folder = make_folder(experiment, [session.layout.session for session in sessions])
-        with _log_file(folder if write else None), _threads(experiment, model, sessions):
+        with log_file(folder if write else None), threads(experiment.trainer, model, sessions):
             if write and folder is not None:
                 write_experiment(experiment, folder)
             for session in sessions:
@@ -177,7 +175,7 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
     else:
         model.prepare(_Again(data.everything))
     if not record.finished:
-        with signals.listening(), _quiet():
+        with signals.listening(), quiet():
             trainer = pl.Trainer(
                 accelerator=_accelerator(config.accelerator, model),
                 devices=config.devices,
@@ -252,60 +250,6 @@ def _strategy(devices: int, accelerator: str) -> Any:
         return "auto"
     gloo = accelerator == "cpu" or not torch.cuda.is_available()
     return pl.strategies.DDPStrategy(process_group_backend="gloo" if gloo else None)
-
-
-@contextlib.contextmanager
-def _threads(experiment: Experiment, model: Model, sessions: list[Session]) -> Iterator[None]:
-    """Use one thread for small problems: more cost more than they give."""
-    entries = sum(session.train.n_bins * session.layout.n_units for session in sessions)
-    wanted = experiment.trainer.threads
-    if wanted is None and isinstance(model, StatisticsModel) and entries <= _SMALL:
-        wanted = 1
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what Lightning says about devices and workers; its warnings are about choices made here."""
-    talkers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
-    levels = [talker.level for talker in talkers]
-    for talker in talkers:
-        talker.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            warnings.filterwarnings("ignore", module="lightning_fabric")
-            yield
-    finally:
-        for talker, level in zip(talkers, levels, strict=True):
-            talker.setLevel(level)
-
-
-@contextlib.contextmanager
-def _log_file(folder: Path | None) -> Iterator[None]:
-    """Write what lvmzoo says to the log of the run, too."""
-    if folder is None:
-        yield
-        return
-    handler = logging.FileHandler(folder / "log.txt")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    except Exception as error:
-        logger.error("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, UserError | Interrupted))
-        raise
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
 
 
 def _latents(evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:

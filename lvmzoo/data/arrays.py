@@ -57,6 +57,8 @@ def from_arrays(
     signals = {}
     given = behavior if isinstance(behavior, Mapping) else {} if behavior is None else {"behavior": behavior}
     for name, series in given.items():
+        if isinstance(activity, np.ndarray) and activity.ndim == 3 and np.shape(series) == activity.shape[:2]:
+            series = np.asarray(series)[..., None]  # one value a bin of each trial
         stacked, found = _end_to_end(name, series)
         if len(stacked) != len(values) or (len(found) == len(lengths) > 1 and (found != lengths).any()):
             raise UserError(

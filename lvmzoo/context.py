@@ -1,0 +1,76 @@
+"""What a run changes around it, and puts back: threads, the log, what Lightning prints."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from lvmzoo.config import TrainerConfig
+from lvmzoo.data.trials import Session
+from lvmzoo.errors import Interrupted, UserError
+from lvmzoo.models.base import Model, StatisticsModel
+
+__all__ = ["log_file", "quiet", "threads"]
+
+logger = logging.getLogger("lvmzoo")
+
+_SMALL = 4_000_000  # entries of the training data under which more than one thread costs more than it gives
+
+
+@contextlib.contextmanager
+def threads(config: TrainerConfig, model: Model, sessions: Sequence[Session]) -> Iterator[None]:
+    """Use one thread for small problems: more cost more than they give."""
+    entries = sum(session.train.n_bins * session.layout.n_units for session in sessions)
+    wanted = config.threads
+    if wanted is None and isinstance(model, StatisticsModel) and entries <= _SMALL:
+        wanted = 1
+    before = torch.get_numthreads()
+    torch.set_numthreads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_numthreads(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what Lightning says about devices and workers; its warnings are about choices made here."""
+    talkers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [talker.level for talker in talkers]
+    for talker in talkers:
+        talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            warnings.filterwarnings("ignore", module="lightning_fabric")
+            yield
+    finally:
+        for talker, level in zip(talkers, levels, strict=True):
+            talker.setLevel(level)
+
+
+@contextlib.contextmanager
+def log_file(folder: Path | None) -> Iterator[None]:
+    """Write what lvmzoo says to the log of the run, too."""
+    if folder is None:
+        yield
+        return
+    handler = logging.FileHandler(folder / "log.txt")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except Exception as error:
+        logger.error("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, UserError | Interrupted))
+        raise
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
