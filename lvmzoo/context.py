@@ -29,12 +29,12 @@ def threads(config: TrainerConfig, model: Model, sessions: Sequence[Session]) ->
     wanted = config.threads
     if wanted is None and isinstance(model, StatisticsModel) and entries <= _SMALL:
         wanted = 1
-    before = torch.get_numthreads()
-    torch.set_numthreads(wanted or before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
     try:
         yield
     finally:
-        torch.set_numthreads(before)
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
