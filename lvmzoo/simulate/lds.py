@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -23,14 +21,14 @@ def lds(
     units: int = 50,
     latents: int = 4,
     bin_width_s: float = 0.02,
-    observation: Literal["counts", "gaussian"] = "counts",
+    observation: str = "counts",
     mean_hz: float = 10.0,
 ) -> Recording:
     """Simulate trials of x[t+1] = A x[t] + w, each begun from the stationary distribution, of unit variance.
 
     Counts are Poisson with log rates affine in x, at spike times uniform within their bins; the Gaussian signal is
-    affine in x with noise of unit variance. Trials follow each other without a pause. Truth: ``latents``, and ``rates`` in Hz
-    (counts) or expected activity (Gaussian).
+    affine in x with noise of unit variance. Trials follow each other without a pause. Truth: ``latents``, and ``rates``
+    in Hz (counts) or expected activity (Gaussian).
 
     Parameters
     ----------

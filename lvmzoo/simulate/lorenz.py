@@ -12,8 +12,9 @@ from jaxtyping import Float
 from lvmzoo.data.recording import Recording, Signal
 from lvmzoo.simulate.spikes import spikes_in_bins
 
-__all__ = ["lorenz", "lorenz_step"]
+__all__ = ["integrate", "lorenz"]
 
+SPAN = 1.5  # the system's own time in 100 bins
 STEP = 0.002  # of the integration, in the system's own time; Runge-Kutta of fourth order
 
 
@@ -37,18 +38,13 @@ def lorenz(
     conditions, trials : starting points, and trials of each.
     bins, bin_width_s : length of a trial.
     units : number of units.
-    speed : the system's own time that passes in 100 bins, in units of 1.5: about two turns of the attractor.
+    speed : at 1, about two turns of the attractor pass in 100 bins.
     """
     random = np.random.default_rng(seed)
     state = random.normal(size=(conditions, 3)) * 5 + [0, 0, 25]
-    for _ in range(2000):  # until the starting points have reached the attractor and spread over it
-        state = lorenz_step(state, 2 * STEP)
-    inner = max(1, round(1.5 * speed / 100 / STEP))
-    path = np.empty((conditions, bins, 3))
-    for t in range(bins):
-        path[:, t] = state
-        for _ in range(inner):
-            state = lorenz_step(state, 1.5 * speed / 100 / inner)
+    state = integrate(state, 2 * STEP, 2000)[-1]  # by then they have reached the attractor and spread over it
+    inner = max(1, round(SPAN * speed / 100 / STEP))
+    path = integrate(state, SPAN * speed / 100 / inner, inner * (bins - 1))[::inner].swapaxes(0, 1)
     path = (path - path.mean((0, 1))) / path.std((0, 1))
     condition = random.permutation(np.repeat(np.arange(conditions), trials))
     latents = path[condition].reshape(-1, 3)
@@ -80,15 +76,17 @@ def lorenz(
     )
 
 
-def lorenz_step(state: Float[np.ndarray, "start 3"], step: float) -> Float[np.ndarray, "start 3"]:
-    """Return the states after ``step`` of the system's own time (Runge-Kutta of fourth order)."""
-
-    def field(s: np.ndarray) -> np.ndarray:
-        x, y, z = s.T
-        return np.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], axis=1)
-
-    k1 = field(state)
-    k2 = field(state + 0.5 * step * k1)
-    k3 = field(state + 0.5 * step * k2)
-    k4 = field(state + step * k3)
-    return state + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+def integrate(
+    start: Float[np.ndarray, "start 3"], step: float, steps: int
+) -> Float[np.ndarray, "steps_and_start start 3"]:
+    """Return the states at the start and after each step of the system's own time (Runge-Kutta of fourth order)."""
+    path = np.empty((steps + 1, *start.shape))
+    path[0] = start
+    for i in range(steps):
+        slope = total = np.zeros_like(start)
+        for reach, weight in ((0.0, 1), (0.5, 2), (0.5, 2), (1.0, 1)):
+            x, y, z = (path[i] + reach * step * slope).T
+            slope = np.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], axis=1)
+            total = total + weight * slope
+        path[i + 1] = path[i] + step / 6 * total
+    return path

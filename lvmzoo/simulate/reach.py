@@ -36,8 +36,8 @@ def reach(seed: int = 0, trials: int = 200, pmd_units: int = 60, m1_units: int =
     """Simulate a session of center-out reaches after a delay.
 
     Truth: ``latents`` (named in their description) and ``rates`` in Hz, every 10 ms. Behavior: ``hand_position`` in
-    meters and ``hand_velocity`` in meters per second at 200 Hz. Trial columns: target, target_angle (radians), and the times
-    target_on_s, go_cue_s and movement_on_s.
+    meters and ``hand_velocity`` in meters per second at 200 Hz. Trial columns: target, target_angle (radians), and the
+    times target_on_s, go_cue_s and movement_on_s.
 
     Parameters
     ----------

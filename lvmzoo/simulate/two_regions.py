@@ -31,8 +31,8 @@ def two_regions(
     """Simulate regions "A" and "B"; what they share reaches B ``delay_s`` after A.
 
     Truth: ``latents`` every millisecond, named in their description: those across as A sees them, the same as B sees
-    them, those within A and those within B; and ``rates`` in Hz, every 10 ms. Trials follow each other without a pause, and
-    so do the latents, so there is nothing that a condition average could explain.
+    them, those within A and those within B; and ``rates`` in Hz, every 10 ms. Trials follow each other without a
+    pause, and so do the latents, so there is nothing that a condition average could explain.
 
     Parameters
     ----------
