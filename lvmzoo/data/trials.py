@@ -71,21 +71,16 @@ class Trials:
         start = np.where(filler, 0, self.start[rows] if len(self) else 0)
         length = np.where(filler, 0, self.lengths[rows] if len(self) else 0)
         bins = max(int(length.max()), 1) if len(rows) else 1
-        whole = len(rows) > 0 and not filler.any() and bool((length == bins).all())
-        if whole and bool((np.diff(start) == bins).all()):
-            first, last = int(start[0]), int(start[-1]) + bins
-            shape = (len(rows), bins)
+        end_to_end = len(rows) > 0 and not filler.any() and (length == bins).all() and (np.diff(start) == bins).all()
+        grid = torch.from_numpy(np.minimum(start[:, None] + np.arange(bins), len(self.valid) - 1))
+        padding = torch.from_numpy(np.arange(bins) >= length[:, None])
 
-            def cut(stored: Tensor, _fill: float) -> Tensor:
-                return stored[first:last].unflatten(0, shape)
-        else:
-            grid = torch.from_numpy(np.minimum(start[:, None] + np.arange(bins), len(self.valid) - 1))
-            padding = torch.from_numpy(np.arange(bins) >= length[:, None])
-
-            def cut(stored: Tensor, fill: float) -> Tensor:
-                taken = stored[grid]
-                taken[padding] = fill
-                return taken
+        def cut(stored: Tensor, fill: float) -> Tensor:
+            if end_to_end:
+                return stored[int(start[0]) : int(start[0]) + grid.numel()].unflatten(0, grid.shape)
+            taken = stored[grid]
+            taken[padding] = fill
+            return taken
 
         valid = cut(self.valid, 0.0)
         activity = cut(self.activity, 0.0)
