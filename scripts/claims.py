@@ -3,8 +3,8 @@
 Each script in scripts/results and scripts/benchmarks has ``run() -> list[dict]``, one dict a claim. It runs in a
 process of its own: memory and threads of one do not weigh on the next. What is not rerun keeps its last figures.
 
-A result has ``claim``, ``source``, ``bound``, ``measured``, ``spread`` and ``ok``; a benchmark has ``claim``, ``ours``,
-``peer``, ``ratio``, ``spread``, ``bound`` and ``ok``. ``command`` and ``date`` are added here.
+A result has ``claim``, ``source``, ``bound``, ``measured``, ``spread`` and ``ok``; a benchmark has ``claim``,
+``source`` (the peer), ``ours``, ``peer``, ``ratio``, ``spread``, ``bound`` and ``ok``. ``command`` and ``date`` are added here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {
     "results": ("claim", "bound", "measured", "spread", "ok", "source", "command", "date"),
-    "benchmarks": ("claim", "ours", "peer", "ratio", "spread", "bound", "ok", "command", "date"),
+    "benchmarks": ("claim", "source", "ours", "peer", "ratio", "spread", "bound", "ok", "note", "command", "date"),
 }
 TARGETS = {"results": "results", "benchmarks": "bench"}
 HEAD = """# Results
@@ -110,6 +110,8 @@ def main(arguments: Sequence[str]) -> int:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " to ".join(_cell(item) for item in value)
     text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
 
