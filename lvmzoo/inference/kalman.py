@@ -46,15 +46,11 @@ class Covariances(NamedTuple):
     gain: Float[np.ndarray, "step group latent latent"]  # V_t A' P_{t+1}^-1, of the smoother
     log_determinant: Float[np.ndarray, "step group"]  # log |I + P_t J_t|
 
-    @property
-    def steps(self) -> Int[np.ndarray, " bin"]:
-        """Step of each bin."""
-        return np.concatenate(
-            [
-                np.full(p.stop - p.start, p.step) if p.steady else p.step + np.arange(p.stop - p.start)
-                for p in self.pieces
-            ]
-        )
+    def steps(self, bins: Int[np.ndarray, " bin"]) -> Int[np.ndarray, " bin"]:
+        """Return the step of some bins."""
+        start, _, step, steady = (np.array(values) for values in zip(*self.pieces, strict=True))
+        piece = np.searchsorted(start, bins, side="right") - 1
+        return step[piece] + np.where(steady[piece], 0, bins - start[piece])
 
 
 def covariances(
@@ -164,7 +160,7 @@ def smoothed_sums(
         if observed[start]:
             seen += stretch
     ends = np.flatnonzero(counts > after)
-    last = np.einsum("t,tij->ij", (counts - after)[ends].astype(float), V[shared.steps[ends]])
+    last = np.einsum("t,tij->ij", (counts - after)[ends].astype(float), V[shared.steps(ends)])
     return SmoothedSums(total, seen, S, last, cross)
 
 

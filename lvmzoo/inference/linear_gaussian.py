@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 KEPT = 2**20  # values of the latents that are kept between the filter and the smoother: 8 MB
-CHUNK = 2**18  # values of the latents that are worked on at a time
+TOGETHER = 2**18  # values of the latents of the trials that are filtered together
+CHUNK = 2**17  # values of the latents that are worked on at a time: 1 MB, for the cache of the processor
 
 
 class LinearGaussian(NamedTuple):
@@ -193,10 +194,10 @@ def _filtered_together(
     latents = len(model.dynamics)
     for pattern in patterns(valid, observed):
         if pattern.mask is None:
-            together = max(1, CHUNK // (pattern.bins * latents))
+            together = max(1, TOGETHER // (pattern.bins * latents))
             yield pattern, _means(model, pattern), pattern.parts(together)
         else:
-            for part in pattern.parts(max(1, CHUNK // (pattern.bins * latents**2))):
+            for part in pattern.parts(max(1, TOGETHER // (pattern.bins * latents**2))):
                 yield part, _means(model, part), [part]
 
 
@@ -332,7 +333,7 @@ def _add_covariances(pattern: Pattern, means: Means, total: Moments) -> None:
         S = smoothed_covariances(means.matrices, pattern.lengths)
         rows = np.arange(len(S))
         first, last, everything = S[:, 0].sum(0), S[rows, pattern.lengths - 1].sum(0), S.sum((0, 1))
-        gains = means.matrices.gain[means.matrices.steps].swapaxes(0, 1)[:, : S.shape[1] - 1]
+        gains = means.matrices.gain[means.matrices.steps(np.arange(S.shape[1] - 1))].swapaxes(0, 1)
         cross = np.einsum("rtij,rtkj->ik", S[:, 1:], gains)
         flat = torch.from_numpy(S).to(total.readout).flatten(2)
         for mask, values in zip(pattern.mask, flat, strict=True):

@@ -67,7 +67,7 @@ class Means:
         stop = start + len(h)
         m = self._apply(h, self.filtered, start)
         n = int(counts[start])
-        _add_product(m[0, :n], predicted[:n], self.keep[self._step(start)])
+        _add_product(m[0, :n], predicted[:n], self.keep[int(self.matrices.steps(np.array([start]))[0])])
         for a, b, step, steady in self._stretches(start, stop, counts):
             n, first = int(counts[a]), max(a, start + 1)
             if self._scans(b - first, n, steady):
@@ -143,13 +143,17 @@ class Means:
 
     def log_determinants(self, lengths: Int[np.ndarray, " trial"]) -> Float[Tensor, " trial"]:
         """Return the sum over each trial's bins of log |I + P_t J_t|."""
-        along = np.cumsum(self.matrices.log_determinant[self.matrices.steps], axis=0)
         column = np.zeros(len(lengths), np.int64) if self.shared else np.arange(len(lengths))
-        return torch.from_numpy(along[lengths - 1, column]).to(self.filtered)
-
-    def _step(self, bin_index: int) -> int:
-        piece = next(piece for piece in self.matrices.pieces if piece.start <= bin_index < piece.stop)
-        return piece.step if piece.steady else piece.step + bin_index - piece.start
+        values = self.matrices.log_determinant
+        total = np.zeros(len(lengths))
+        for start, stop, step, steady in self.matrices.pieces:
+            within = np.clip(lengths - start, 0, stop - start)
+            if steady:
+                total += within * values[step, column]
+            else:
+                along = np.cumsum(values[step : step + stop - start], axis=0)
+                total += np.concatenate([np.zeros((1, values.shape[1])), along])[within, column]
+        return torch.from_numpy(total).to(self.filtered)
 
     def _scans(self, bins: int, trials: int, steady: bool) -> bool:
         return steady and self.shared and bins >= SCAN_BINS and trials * self.filtered.shape[-1] ** 2 <= SCAN_SIZE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,10 +35,13 @@ class Pattern:
         """Length of the longest trial."""
         return int(self.lengths[0])
 
-    @property
+    @cached_property
     def counts(self) -> Int[np.ndarray, " bin"]:
         """Number of trials that reach each bin."""
-        return len(self.lengths) - np.searchsorted(np.sort(self.lengths), np.arange(self.bins), side="right")
+        counts = np.zeros(self.bins, np.int32)
+        for length, trials in zip(*np.unique(self.lengths, return_counts=True), strict=True):
+            counts[:length] += trials
+        return counts
 
     def parts(self, trials: int) -> list[Pattern]:
         """Cut into sets of at most that many trials, in this order."""
@@ -59,9 +63,10 @@ class Pattern:
 
 def patterns(valid: Bool[Tensor, "trial bin"], observed: Bool[Tensor, "trial bin unit"]) -> list[Pattern]:
     """Group the trials of a batch by their pattern of observation; trials without a valid bin are left out."""
-    bins = torch.arange(1, valid.shape[1] + 1, device=valid.device)
     everything = bool(valid.all())
-    lengths = (valid * bins).amax(1) if valid.shape[1] else valid.new_zeros(len(valid), dtype=torch.int64)
+    lengths = torch.full((len(valid),), valid.shape[1], device=valid.device)
+    if not everything:
+        lengths = (lengths - valid.flip(1).to(torch.uint8).argmax(1)) * valid.any(1)
     if observed.stride(-1) == 0 and observed.shape[-1]:
         seen = observed[..., 0]
         units = torch.ones(observed.shape[-1], dtype=torch.bool, device=valid.device)
@@ -82,8 +87,10 @@ def patterns(valid: Bool[Tensor, "trial bin"], observed: Bool[Tensor, "trial bin
     if not factored:
         inside = observed & valid[..., None] if not everything else observed
         return [Pattern(rows, pattern.lengths, pattern.seen, units, inside[rows, : pattern.bins])]
-    reached = bins[: pattern.bins] <= lengths[rows][:, None]
-    if len(order) == 1 or bool((pattern.seen == reached).all()):
+    if len(order) == 1 or bool(pattern.seen.all()):
+        return [pattern]
+    reached = torch.arange(pattern.bins, device=valid.device) < lengths[rows][:, None]
+    if bool((pattern.seen == reached).all()):
         return [pattern]
     return _by_bins(pattern, reached)
 

@@ -20,7 +20,7 @@ from lvmzoo.inference.patterns import patterns, residual_blocks
 __all__ = ["LaggedMoments", "Start", "factor_analysis", "lagged_moments", "shared_dynamics", "starting_readout"]
 
 WINDOW = 256  # bins: pairs of neighboring bins are taken within windows of a trial
-BUDGET = 2e10  # products of activity to sum; of more data, evenly spread windows are used
+BUDGET = 5e9  # products of activity to sum; of more data, evenly spread windows are used
 LARGEST = 0.98  # singular value of the starting dynamics, which leaves room for noise
 
 Activity = tuple[Num[Tensor, "trial bin unit"], Bool[Tensor, "trial bin"], Bool[Tensor, "trial bin unit"], Tensor]

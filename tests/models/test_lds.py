@@ -130,18 +130,18 @@ def test_gradient_of_the_likelihood_is_that_of_the_expected_one() -> None:
 @pytest.mark.parametrize("missing", [False, True])
 def test_likelihood_never_falls_and_converges_to_a_stationary_point(missing: bool) -> None:
     """A3, and A2 at the fixed point, by finite differences."""
-    y = draw_activity(random_model(seed=5), 30, 15)
+    y = draw_activity(random_model(units=10, seed=5), 30, 15)
     data = batch(y, [15] * 20 + [7] * 10)
     if missing:
         gone = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) < 0.2
         data = Batch(**{**data.__dict__, "observed": data.observed & ~gone})
         data.activity[gone] = 1e6
-    model = build(5)
+    model = build(10)
     trace = fit(model, [data], 50)
     assert np.diff(trace).min() >= -1e-9 * abs(trace[-1])
     if missing:
         return
-    fit(model, [data], 1000, prepare=False)
+    fit(model, [data], 300, prepare=False)
     for name in ("dynamics", "readout", "offset", "noise", "initial_mean"):
         value = getattr(model, name)
         for flat in range(min(value.numel(), 4)):
