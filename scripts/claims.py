@@ -4,7 +4,8 @@ Each script in scripts/results and scripts/benchmarks has ``run() -> list[dict]`
 process of its own: memory and threads of one do not weigh on the next. What is not rerun keeps its last figures.
 
 A result has ``claim``, ``source``, ``bound``, ``measured``, ``spread`` and ``ok``; a benchmark has ``claim``,
-``source`` (the peer), ``ours``, ``peer``, ``ratio``, ``spread``, ``bound`` and ``ok``. ``command`` and ``date`` are added here.
+``source`` (the peer), ``ours``, ``peer``, ``ratio``, ``spread``, ``bound`` and ``ok``.
+``command`` and ``date`` are added here.
 """
 
 from __future__ import annotations
