@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import pytorch_lightning as pl
@@ -58,8 +59,7 @@ class TrainingData(pl.LightningDataModule):
         """Return the steps that are left of the round, this rank's share of each."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if isinstance(self._sampling, PairSampling):
-            pairs = PairSampler(self._train, self._sampling, self._batch_size or 512, self._seed)
-            draw = pairs.draw if world == 1 else lambda step: pairs.shard(step, rank, world)
+            draw = self._pairs.draw if world == 1 else lambda step: self._pairs.shard(step, rank, world)
         else:
             draw = self._trials(self._train, self._shuffle, rank, world).draw
         return Feed(draw, self.steps_a_round, self.position())
@@ -67,10 +67,16 @@ class TrainingData(pl.LightningDataModule):
     def val_dataloader(self) -> Feed:
         """Return the held-out batches, all on every rank."""
         if isinstance(self._sampling, PairSampling):
-            pairs = PairSampler(self._held_out, self._sampling, self._batch_size or 512, self._seed + 1)
+            size, seed = self._batch_size or 512, self._seed + 1
+            pairs = PairSampler(self._held_out, self._sampling, size, seed, like=self._pairs)
             return Feed(lambda step: pairs.draw(step % _HELD_OUT_DRAWS), _HELD_OUT_DRAWS)
         trials = self._trials(self._held_out, shuffle=False)
         return Feed(trials.draw, len(trials))
+
+    @functools.cached_property
+    def _pairs(self) -> PairSampler:
+        assert isinstance(self._sampling, PairSampling)
+        return PairSampler(self._train, self._sampling, self._batch_size or 512, self._seed)
 
     def _trials(self, sessions: Sequence[Trials], shuffle: bool, rank: int = 0, world: int = 1) -> TrialSampler:
         return TrialSampler(sessions, self._batch_size, self._seed, shuffle, rank, world)
