@@ -91,6 +91,7 @@ class Coloring:
         """Draw the first three axes."""
         axes = space_axes(figure, labels)
         self._scatter(axes, points[:, :3], 4.0)
+        axes.set_aspect("equal")
 
     def _scatter(self, axes: Any, points: np.ndarray, size: float) -> None:
         if not self.known.all():

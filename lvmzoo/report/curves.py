@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lvmzoo.models.base import GradientModel
 from lvmzoo.report.style import HALF, INK, MUTED, PARTS, PREDICTED, THIRD, Picture, picture
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def learning_curves(run: Run) -> Iterator[Picture]:
         part, _, quantity = column.rpartition("/")
         quantities.setdefault(quantity, {})[part] = column
     order = sorted(quantities, key=lambda q: (_FIRST.index(q) if q in _FIRST else len(_FIRST), len(quantities[q]) < 2))
-    by_epoch = "epoch" in history and history["epoch"].nunique() >= max(2, len(history) // 2)
-    clock = "epoch" if by_epoch or "step" not in history else "step"
+    clock = "step" if isinstance(run.model, GradientModel) and "step" in history else "epoch"
     drawn = []
     for quantity in order[:6]:
         lines = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.report.rates import broken, stretch, stretch_label
-from lvmzoo.report.style import HAIRLINE, INK, MUTED, PREDICTED, RECORDED, THIRD, WIDE, Picture, heat_map, picture
+from lvmzoo.report.style import HAIRLINE, INK, MAIN, MUTED, PREDICTED, RECORDED, THIRD, WIDE, Picture, heat_map, picture
 from lvmzoo.report.view import View
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def decoding_figures(view: View) -> Iterator[Picture]:
         decoded = decoded.reshape(true.shape)
         if variable.kind is Kind.CIRCULAR:
             true, decoded = np.degrees(np.mod(true, 2 * np.pi)), np.degrees(np.mod(decoded, 2 * np.pi))
-        quality = _quality(true, decoded, variable)
+        quality = _quality(true, decoded, variable, view.behavior("train", name))
         readout = {"knn": "k nearest neighbors", "ridge": "ridge regression"}.get(getattr(decoder, "kind", ""), "")
         yield _over_time(view, name, variable, true, decoded, quality, readout)
         if variable.kind is not Kind.CATEGORICAL:
@@ -44,8 +44,8 @@ def _channel_name(name: str, variable: Variable, channel: int) -> str:
     return readable if variable.channels == 1 else f"{readable}, channel {channel + 1}"
 
 
-def _quality(true: np.ndarray, decoded: np.ndarray, variable: Variable) -> str:
-    """Say how well all test bins are decoded."""
+def _quality(true: np.ndarray, decoded: np.ndarray, variable: Variable, train: np.ndarray) -> str:
+    """Say how well all test bins are decoded; angles are in degrees, those of the training data in radians."""
     known = np.isfinite(true).all(1) & np.isfinite(decoded).all(1)
     true, decoded = true[known], decoded[known]
     if not len(true):
@@ -53,8 +53,9 @@ def _quality(true: np.ndarray, decoded: np.ndarray, variable: Variable) -> str:
     if variable.kind is Kind.CATEGORICAL:
         return f"{100 * (true.round() == decoded.round()).mean():.0f} % of test bins correct"
     if variable.kind is Kind.CIRCULAR:
-        error = np.abs((decoded - true + 180) % 360 - 180)
-        return f"median error {np.median(error):.1f}° (chance 90°)"
+        guess = np.degrees(np.angle(np.nanmean(np.exp(1j * train))))
+        error, blind = (np.median(np.abs((found - true + 180) % 360 - 180)) for found in (decoded, guess))
+        return f"median error {error:.1f}° (always guessing the mean: {blind:.0f}°)"
     spread = ((true - true.mean(0)) ** 2).sum(0)
     r2 = 1 - ((true - decoded) ** 2).sum(0) / np.where(spread > 0, spread, np.nan)
     return f"R² {np.nanmean(r2):.3f}"
@@ -93,8 +94,9 @@ def _over_time(
         caption=f"A stretch of test data, decoded from the latents{how} fitted on training data; the number above is "
         "of all test bins.",
         alt=f"True and decoded {readable} over a stretch of test data; {quality}.",
-        width=WIDE,
-        height=1.1 + 1.35 * channels,
+        width=WIDE if variable.channels > 1 or variable.kind is Kind.CATEGORICAL else MAIN,
+        height=1.1 + 1.35 * channels if variable.channels > 1 else 3.1,
+        narrow_height=1.1 + 1.35 * channels,
     )
 
 

@@ -76,13 +76,14 @@ def _by_condition(view: View) -> Iterator[Picture]:
 def _by_value(view: View) -> Iterator[Picture]:
     step = max(1, -(-len(view.projected) // _MOST_POINTS))
     points = view.projected[::step]
-    colorings = [Coloring.of_behavior(view, name, variable, step) for name, variable in view.variables.items()][:2]
+    shown = {name: view.variables[name] for name in view.variables if name in view.used} or view.variables
+    colorings = [Coloring.of_behavior(view, name, variable, step) for name, variable in shown.items()][:2]
     if not colorings:
         seconds = view.times("test")[::step]
         colorings = [Coloring("time in the recording (s)", "time", seconds, Kind.CONTINUOUS, ())]
     labels = _labels(view)
     dims = points.shape[1]
-    about = f"Each point is a bin of {1000 * view.bin_s:g} ms. {_explain(view)}"
+    about = f"Each point is a bin of {1000 * view.bin_s:.4g} ms. {_explain(view)}"
     for number, coloring in enumerate(colorings):
         if dims >= 2:
             yield picture(

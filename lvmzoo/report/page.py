@@ -87,12 +87,13 @@ def write_report(run: Run, path: Path) -> None:
 
 def _content(run: Run) -> dict[str, Any]:
     from lvmzoo.report.curves import learning_curves, rank_curve
+    from lvmzoo.report.view import used_behavior
 
     sessions = run.sessions or []
     curve = Section("learning", "Learning curve").draw(lambda: learning_curves(run))
     if not curve.pictures and not curve.failures:
         curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
-    rank = Section("rank", "Rank").draw(lambda: rank_curve(run))
+    rank = Section("rank", "Choice of the rank").draw(lambda: rank_curve(run))
     pages = [_session(run, session, number) for number, session in enumerate(sessions[:_MOST_SESSIONS])]
     names = list(dict.fromkeys(score.session for score in run.scores))
     reference = run.entry.reference
@@ -104,7 +105,7 @@ def _content(run: Run) -> dict[str, Any]:
         "summary": text.summary(run),
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "reference": reference,
-        "highlights": text.highlights([score for score in run.scores if score.session == names[0]]) if names else [],
+        "highlights": text.highlights(_of(run.scores, names[0]), used_behavior(run)) if names else [],
         "tables": [(name, text.rows(_of(run.scores, name))) for name in names],
         "whole": [section for section in (curve, rank) if section.pictures or section.failures or section.lead],
         "sessions": pages,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["broken", "rate_figures", "stretch", "stretch_label"]
 
-_UNITS, _STRETCH_S, _MOST_CONDITIONS = 6, 20.0, 8
+_UNITS, _STRETCH_S, _MOST_CONDITIONS, _SMOOTHING_S = 6, 20.0, 5, 0.04
 
 
 def rate_figures(view: View) -> Iterator[Picture]:
@@ -63,25 +63,27 @@ def _psths(view: View) -> Iterator[Picture]:
     conditions = view.conditions
     assert conditions is not None
     units = _chosen_units(view, _UNITS)
-    sigma_s = max(0.025, view.bin_s) if view.counts else 0.0
+    sigma_s = max(_SMOOTHING_S, view.bin_s) if view.counts else 0.0
     smooth = _smooth(view, view.activity("test")[:, units], sigma_s)
     means, errors = condition_means(view, smooth * view.scale)
     predicted, _ = condition_means(view, view.evaluation.rates("test")[:, units] * view.scale)
-    levels = np.linspace(0, len(conditions.levels) - 1, min(len(conditions.levels), _MOST_CONDITIONS)).round()
+    levels = range(0, len(conditions.levels), -(-len(conditions.levels) // _MOST_CONDITIONS))
+    shown = "" if len(levels) == len(conditions.levels) else f" ({len(levels)} of {len(conditions.levels)} are shown)"
     time = view.zero_s + (np.arange(means.shape[1]) + 0.5) * view.bin_s
-    stated = f", smoothed by a Gaussian of {1000 * sigma_s:g} ms" if sigma_s else ""
+    stated = f", smoothed by a Gaussian of {1000 * sigma_s:.4g} ms" if sigma_s else ""
+    about = f"Mean over the test trials of each {conditions.column}{shown}; data with SEM{stated}; model unsmoothed."
     for place, unit in enumerate(units):
 
         def draw(figure: Figure, place: int = place) -> None:
             left, right = figure.subplots(1, 2, sharey=True)
-            for code in levels.astype(int):
+            for code in levels:
                 color = conditions.colors[code]
                 mean, error = means[code, :, place], errors[code, :, place]
                 left.plot(time, mean, color=color, linewidth=1.2)
                 left.fill_between(time, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
                 right.plot(time, predicted[code, :, place], color=color, linewidth=1.2)
             if view.counts:
-                left.set_ylim(bottom=0)
+                left.set_ylim(bottom=min(0.0, float(np.nanmin(predicted[list(levels), :, place]))))
             left.set_ylabel("rate (Hz)" if view.counts else "signal")
             left.set_title("data", weight="normal", color=MUTED)
             right.set_title("model", weight="normal", color=MUTED)
@@ -90,9 +92,7 @@ def _psths(view: View) -> Iterator[Picture]:
         yield picture(
             draw,
             title=_unit_title(view, unit),
-            caption=f"Mean over the test trials of each {conditions.column}; data with SEM{stated}; model unsmoothed."
-            if place == 0
-            else "",
+            caption=about if place == 0 else "",
             alt=f"Peri-stimulus time histograms of unit {_unit_title(view, unit)}, data beside model.",
             width=THIRD,
             height=2.1,
@@ -163,7 +163,7 @@ def _stretch(view: View) -> Iterator[Picture]:
         for place, (axes, unit) in enumerate(zip(panels, units, strict=True)):
             if view.counts:
                 axes.fill_between(clock, 0, data[:, place], step="mid", color=RECORDED, alpha=0.45, linewidth=0)
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(bottom=min(0.0, float(np.nanmin(line[:, place]))))
             else:
                 axes.plot(clock, data[:, place], color=RECORDED, linewidth=1)
             axes.plot(clock, line[:, place], color=PREDICTED, linewidth=1.3)

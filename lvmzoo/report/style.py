@@ -24,7 +24,7 @@ RECORDED, PREDICTED = "#8592a0", "#c2532d"  # what was measured recedes, what th
 PARTS = {"train": "#3d5a80", "validation": "#d9a441", "test": "#2a9d8f"}
 CATEGORIES = ("#24709c", "#d1603d", "#5a9a52", "#8a5ea8", "#d9a441", "#b0446e", "#3aa6a0", "#7d6b57")
 
-THIRD, HALF, WIDE = 3.2, 4.8, 9.9  # widths in inches of figures that take a third, a half, all of the page
+THIRD, HALF, MAIN, WIDE = 3.2, 4.8, 6.5, 9.9  # widths in inches: a third, a half, two thirds, all of the page
 NARROW = 4.3  # width in inches of the second drawing of a wide figure, for telephones
 PIXELS_PER_POINT = 1.62  # at most, on the page: text of equal size in every figure
 
@@ -79,7 +79,7 @@ class Picture:
     title: str
     caption: str
     alt: str
-    span: str  # "third", "half" or "wide"
+    span: str  # "third", "half", "main" or "wide"
 
 
 def picture(
@@ -94,11 +94,11 @@ def picture(
 ) -> Picture:
     """Draw a figure into the report's style.
 
-    ``draw`` fills an empty matplotlib figure of ``width`` x ``height`` inches. Figures as wide as the page are drawn a
-    second time for telephones, ``narrow_height`` inches high, so that their text stays readable.
+    ``draw`` fills an empty matplotlib figure of ``width`` x ``height`` inches. Figures wider than half the page are
+    drawn a second time for telephones, ``narrow_height`` inches high, so that their text stays readable.
     """
-    sizes = [(width, height)] if width < WIDE else [(width, height), (NARROW, narrow_height or height)]
-    span = "third" if width <= THIRD else "half" if width <= HALF else "wide"
+    sizes = [(width, height)] if width <= HALF else [(width, height), (NARROW, narrow_height or height)]
+    span = {THIRD: "third", HALF: "half", MAIN: "main", WIDE: "wide"}[width]
     return Picture(tuple(_svg(draw, size) for size in sizes), title, caption, alt, span)
 
 

@@ -105,12 +105,20 @@ def rows(scores: list[Score]) -> list[Row]:
     ]
 
 
-def highlights(scores: list[Score]) -> list[Row]:
-    """Return the few scores of a session that say most, best known first, one a metric."""
+def highlights(scores: list[Score], used: tuple[str, ...] = ()) -> list[Row]:
+    """Return the few scores of a session that say most, best known first, one a metric.
+
+    Of several behavior variables the one shown is one that the model was trained with (``used``), else the one that is
+    decoded best; the table has all.
+    """
     chosen: dict[str, Score] = {}
     for score in sorted(
         (score for score in scores if score.metric in _KEY and math.isfinite(score.value)),
-        key=lambda score: _KEY.index(score.metric),
+        key=lambda score: (
+            _KEY.index(score.metric),
+            score.target not in used,
+            score.value if score.better == "lower" else -score.value,
+        ),
     ):
         family = score.metric.removesuffix("_knn").removesuffix("_ridge")
         if family == "bits_per_spike" and "co_bps" in chosen:
@@ -126,8 +134,8 @@ def highlights(scores: list[Score]) -> list[Row]:
 def fitting(model: Model) -> str:
     """Say how a model is fitted."""
     if isinstance(model, StatisticsModel):
-        return "EM" if model.passes is None else "closed form"
-    return "gradient descent" if isinstance(model, GradientModel) else "its own procedure"
+        return "by EM" if model.passes is None else "in closed form"
+    return "by gradient descent" if isinstance(model, GradientModel) else "by its own procedure"
 
 
 def _count(n: int, noun: str) -> str:
@@ -164,8 +172,8 @@ def summary(run: Run) -> str:
     latents = getattr(run.experiment.model, "latents", None)
     what = f"{name} with {_count(latents, 'latent')}" if isinstance(latents, int) else name
     if not sessions:
-        return f"{what}, fitted by {fitting(run.model)}; the data are not part of this run."
-    bin_ms = f"{1000 * sessions[0].layout.bin_width_s:g} ms"
+        return f"{what}, fitted {fitting(run.model)}; the data are not part of this run."
+    bin_ms = f"{1000 * sessions[0].layout.bin_width_s:.4g} ms"
     if len(sessions) == 1:
         session = sessions[0]
         data = f"{_count(session.layout.n_units, 'unit')}{_regions(session)} in session {session.layout.session}"
@@ -174,7 +182,7 @@ def summary(run: Run) -> str:
         data = f"{_count(sum(s.layout.n_units for s in sessions), 'unit')} in {len(sessions)} sessions"
         amount = f"{_count(sum(len(s.train) for s in sessions), 'trial')} of training data"
     return (
-        f"{what}, fitted by {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}. Every figure and number "
+        f"{what}, fitted {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}. Every figure and number "
         "below that judges the model is of test data that it was not fitted to."
     )
 
@@ -192,10 +200,12 @@ def session_facts(session: Session, experiment: Experiment) -> dict[str, str]:
     if layout.held_out:
         units += f"; {len(layout.held_out)} held out for co-smoothing"
     kind = "spike counts" if layout.observation is Observation.COUNTS else "a continuous signal"
+    if experiment.data.smoothing_s > 0:
+        kind += f" smoothed by a Gaussian of {1000 * experiment.data.smoothing_s:.4g} ms,"
     facts = {
         "Session": layout.session,
         "Units": f"{layout.n_units} ({units})",
-        "Activity": f"{kind} in bins of {1000 * layout.bin_width_s:g} ms",
+        "Activity": f"{kind} in bins of {1000 * layout.bin_width_s:.4g} ms",
         "Training": _amount(session, "train"),
         "Validation": _amount(session, "validation") if len(session.validation) else "none",
         "Test": _amount(session, "test") if len(session.test) else "none",

@@ -107,10 +107,12 @@ class Trajectories:
             axes.plot(*mean[:1].T, "o", color=color, markersize=4)
 
     def _limits(self, axis: int) -> tuple[float, float]:
-        """Return limits that hold every average and nearly all of the single trials."""
+        """Return limits that hold the averages and nearly all of the single trials."""
         low, high = np.nanpercentile(self.trials[..., axis], [1.5, 98.5])
-        low, high = min(low, np.nanmin(self.means[..., axis])), max(high, np.nanmax(self.means[..., axis]))
-        return float(low - 0.05 * (high - low)), float(high + 0.05 * (high - low))
+        margin = max(high - low, 1e-12)  # a single absurd trial must not hide the others
+        low = max(min(low, np.nanmin(self.means[..., axis])), low - margin)
+        high = min(max(high, np.nanmax(self.means[..., axis])), high + margin)
+        return float(low - 0.05 * margin), float(high + 0.05 * margin)
 
     def _tag(self, axes: Axes, point: np.ndarray, code: int) -> None:
         """Write a condition's name where its trajectory is farthest out."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lvmzoo.metrics.base import Evaluation
     from lvmzoo.run import Run
 
-__all__ = ["Conditions", "View", "find_conditions"]
+__all__ = ["Conditions", "View", "find_conditions", "used_behavior"]
 
 _TELLING = ("condition", "target", "stimulus", "direction", "choice", "cue", "type", "go", "side")
 _MOST_CONDITIONS = 24
@@ -69,6 +69,11 @@ def find_conditions(table: pd.DataFrame) -> Conditions | None:
         return None
     _, _, column, levels = min(found, key=lambda item: item[:2])
     return Conditions(column, tuple(levels), tuple(palette(len(levels))))
+
+
+def used_behavior(run: Run) -> tuple[str, ...]:
+    """Return the behavior variables that a model names in its config."""
+    return tuple(getattr(run.experiment.model, "behavior", None) or ())
 
 
 class View:
@@ -184,15 +189,19 @@ class View:
         return float(np.max(test.lengths)) <= 4 * float(np.median(test.lengths))
 
     @functools.cached_property
+    def used(self) -> tuple[str, ...]:
+        """Behavior variables that the model was trained with, by their names in its config."""
+        return used_behavior(self.run)
+
+    @functools.cached_property
     def variables(self) -> dict[str, Variable]:
         """Behavior with labels in the test data: those the model was trained with first, angles before others."""
-        used = tuple(getattr(self.run.experiment.model, "behavior", None) or ())
         labeled = {
             name: variable
             for name, variable in self.layout.behavior.items()
             if name in self.session.test.behavior and np.isfinite(self.behavior("test", name)).any()
         }
-        return dict(sorted(labeled.items(), key=lambda i: (i[0] not in used, i[1].kind is not Kind.CIRCULAR)))
+        return dict(sorted(labeled.items(), key=lambda i: (i[0] not in self.used, i[1].kind is not Kind.CIRCULAR)))
 
     @functools.cached_property
     def axes(self) -> tuple[Float[np.ndarray, " latent"], Float[np.ndarray, "latent axis"], Float[np.ndarray, " axis"]]:

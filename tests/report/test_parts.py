@@ -117,10 +117,14 @@ def test_projection_only_rotates():
 
 def test_quality_of_angles_is_measured_on_the_circle():
     true, decoded = np.array([[359.0], [10.0], [180.0]]), np.array([[1.0], [5.0], [np.nan]])
-    assert _quality(true, decoded, Variable(Kind.CIRCULAR)) == "median error 3.5° (chance 90°)"
-    assert _quality(true, true, Variable(Kind.CONTINUOUS)) == "R² 1.000"
+    train = np.radians([[350.0], [0.0], [10.0], [np.nan]])
+    said = _quality(true, decoded, Variable(Kind.CIRCULAR), train)
+    assert said == "median error 3.5° (always guessing the mean: 6°)"
+    assert _quality(true, true, Variable(Kind.CONTINUOUS), train) == "R² 1.000"
     levels = np.array([[0.0], [1.0], [1.0], [0.0]])
-    assert _quality(levels, levels[::-1].copy() * 0, Variable(Kind.CATEGORICAL, 1, ("a", "b"))).startswith("50 %")
+    assert _quality(levels, levels[::-1].copy() * 0, Variable(Kind.CATEGORICAL, 1, ("a", "b")), levels).startswith(
+        "50 %"
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,3 +197,9 @@ def test_split_that_shares_drift_and_smoothing_that_looks_ahead_are_said():
     assert "looks ahead" in said
     causal = text.session_notes(session, Experiment(None, DataConfig(smoothing_s=0.05, causal_smoothing=True)))
     assert "looks ahead" not in " ".join(causal)
+
+
+def test_highlights_prefer_behavior_that_the_model_was_trained_with():
+    scores = [Score("behavior_r2", value, "s", name) for name, value in (("speed", 0.2), ("place", 0.9), ("lick", 0.1))]
+    assert text.highlights(scores)[0].target == "place"
+    assert text.highlights(scores, ("lick",))[0].target == "lick"
