@@ -25,7 +25,7 @@ PARTS = {"train": "#3d5a80", "validation": "#d9a441", "test": "#2a9d8f"}
 CATEGORIES = ("#24709c", "#d1603d", "#5a9a52", "#8a5ea8", "#d9a441", "#b0446e", "#3aa6a0", "#7d6b57")
 
 THIRD, HALF, MAIN, WIDE = 3.2, 4.8, 6.5, 9.9  # widths in inches: a third, a half, two thirds, all of the page
-NARROW = 4.3  # width in inches of the second drawing of a wide figure, for telephones
+NARROW = 3.9  # width in inches of the second drawing of a wide figure, for telephones
 PIXELS_PER_POINT = 1.62  # at most, on the page: text of equal size in every figure
 
 _STYLE: dict[str, Any] = {

@@ -121,7 +121,7 @@ def highlights(scores: list[Score], used: tuple[str, ...] = ()) -> list[Row]:
         ),
     ):
         family = score.metric.removesuffix("_knn").removesuffix("_ridge")
-        if family == "bits_per_spike" and "co_bps" in chosen:
+        if (family == "bits_per_spike" and "co_bps" in chosen) or (family == "log_likelihood" and len(chosen) > 2):
             continue
         if family == "behavior_r2" and any(
             kept.target == score.target and name == "behavior_error" for name, kept in chosen.items()

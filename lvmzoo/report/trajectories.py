@@ -82,8 +82,9 @@ class Trajectories:
     def space(self, figure: Figure) -> None:
         """Draw the first three axes."""
         axes = space_axes(figure, self.labels)
-        axes.set(xlim=self._limits(0), ylim=self._limits(1), zlim=self._limits(2))
-        self._lines(axes, 3)
+        limits = np.array([self._limits(axis) for axis in range(3)])
+        axes.set(xlim=limits[0], ylim=limits[1], zlim=limits[2])
+        self._lines(axes, 3, limits)
 
     def course(self, figure: Figure, axis: int) -> None:
         """Draw mean and SEM of one axis over time."""
@@ -96,13 +97,20 @@ class Trajectories:
         axes.set_xlabel(self.time_label)
         axes.set_ylabel(self.labels[axis])
 
-    def _lines(self, axes: Any, dims: int) -> None:
+    def _lines(self, axes: Any, dims: int, limits: Float[np.ndarray, "axis 2"] | None = None) -> None:
+        """Draw all trajectories; axes in space do not cut at their limits by themselves."""
+        trials, means = self.trials[..., :dims], self.means[..., :dims]
+        if limits is not None:
+            trials, means = (
+                np.where(((lines >= limits[:, 0]) & (lines <= limits[:, 1])).all(-1, keepdims=True), lines, np.nan)
+                for lines in (trials, means)
+            )
         known = np.flatnonzero(self.codes >= 0)
         for trial in np.random.default_rng(0).permutation(known)[:_MOST_TRIALS]:
             color = self.conditions.colors[self.codes[trial]]
-            axes.plot(*self.trials[trial, :, :dims].T, color=color, alpha=0.22, linewidth=0.6)
+            axes.plot(*trials[trial].T, color=color, alpha=0.22, linewidth=0.6)
         for code in np.flatnonzero(self.counts):
-            mean, color = self.means[code, :, :dims], self.conditions.colors[code]
+            mean, color = means[code], self.conditions.colors[code]
             axes.plot(*mean.T, color=color, linewidth=2.0)
             axes.plot(*mean[:1].T, "o", color=color, markersize=4)
 
