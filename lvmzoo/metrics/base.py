@@ -131,15 +131,14 @@ class Evaluation:
 
     def activity(self, part: str, units: Sequence[int] | slice = slice(None)) -> Num[Tensor, "bin unit"]:
         """Return what was recorded, in the type in which it is stored."""
-        stored = self.trials(part).activity[:, _columns(units)]
-        return stored[torch.from_numpy(self.bins(part))]
+        return self.trials(part).activity[torch.from_numpy(self.bins(part))][:, _columns(units)]
 
     def recorded(self, part: str, units: Sequence[int] | slice = slice(None)) -> Bool[Tensor, "bin unit"] | None:
         """Return which samples of ``activity`` exist; None where all do."""
         missing = self.trials(part).missing
         if missing is None:
             return None
-        return ~missing[:, _columns(units)][torch.from_numpy(self.bins(part))]
+        return ~missing[torch.from_numpy(self.bins(part))][:, _columns(units)]
 
     def behavior(self, part: str, name: str) -> Float[np.ndarray, "bin channel"]:
         """Return a behavior variable; NaN where there is no label."""

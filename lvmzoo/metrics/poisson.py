@@ -22,7 +22,8 @@ __all__ = ["bits_per_spike", "fit_readout", "score_counts"]
 FLOOR = 1e-9  # nlb_tools' stand-in for a rate of zero
 PENALTIES = tuple(10.0 ** np.arange(4, -3, -1))  # inverse prior variances of a readout weight on whitened latents
 FOLDS = 5
-FOLD_BINS = 4000  # bins of a fold that the choice of the penalty looks at
+FOLD_BINS, FOLD_UNITS = 2000, 128  # of each fold, that the choice of the penalty looks at
+LARGEST = 100_000  # bins that a readout is fitted on; longer recordings are thinned evenly
 PSEUDO_SPIKES = 0.5  # keep the readout of a silent unit finite
 CHUNK_ENTRIES = 4_000_000
 
@@ -87,8 +88,8 @@ def fit_readout(
     """Fit a Poisson generalized linear model from latents to each unit, all units at once.
 
     The latents are whitened, so that the result does not depend on their gauge. One ridge penalty for all units is
-    chosen by the log-likelihood on contiguous folds of the bins given (at most 20 000 of them); each unit has a
-    pseudo-observation of half a spike at the mean rate, so that a silent one stays finite.
+    chosen by the log-likelihood on contiguous folds of the bins given (in long recordings, of some of them); each
+    unit has a pseudo-observation of half a spike at the mean rate, so that a silent one stays finite.
 
     Parameters
     ----------
@@ -96,28 +97,35 @@ def fit_readout(
     counts : spikes per bin in the same bins.
     recorded : samples that count; None: all.
     """
-    x = torch.from_numpy(np.ascontiguousarray(latents))
+    thin = slice(None, None, -(-len(latents) // LARGEST) or 1)
+    x = torch.from_numpy(np.ascontiguousarray(latents[thin]))
+    counts, recorded = counts[thin], None if recorded is None else recorded[thin]
     center, whitening = _whiten(x)
     design = _design(x, center, whitening)
-    if recorded is None:
-        recorded = torch.ones((), dtype=torch.bool).expand(counts.shape)
+    penalty = _penalty(design, counts, recorded)
+    return PoissonReadout(center, whitening, _newton(design, counts, recorded, penalty, None), penalty)
+
+
+def _penalty(design: Tensor, counts: Tensor, recorded: Tensor | None) -> float:
+    """Return the penalty with the highest log-likelihood of the folds that were left out."""
+    units = slice(None, None, -(-counts.shape[1] // FOLD_UNITS) or 1)
     edges = np.linspace(0, len(design), FOLDS + 1).astype(int)
-    folds = [slice(a, min(b, a + FOLD_BINS)) for a, b in itertools.pairwise(edges)]
-    gains, start = np.zeros(len(PENALTIES)), None
-    for held in range(FOLDS):
-        rest = torch.cat([torch.arange(len(design))[fold] for i, fold in enumerate(folds) if i != held])
-        if not len(rest) or folds[held].start == folds[held].stop:
+    folds = [torch.arange(a, min(b, a + FOLD_BINS)) for a, b in itertools.pairwise(edges)]
+    gains = np.zeros(len(PENALTIES))
+    for held in folds:
+        rest = torch.cat([fold for fold in folds if fold is not held])
+        if not len(rest) or not len(held):
             continue
-        train, weights = (design[rest], counts[rest], recorded[rest]), None
+        seen = None if recorded is None else recorded[rest][:, units]
+        train, weights = (design[rest], counts[rest][:, units], seen), None
         for i, penalty in enumerate(PENALTIES):
             weights = _newton(*train, penalty, weights)
-            log_rates = design[folds[held]] @ weights
-            seen = recorded[folds[held]]
-            gain = counts[folds[held]] * log_rates - log_rates.exp()
-            gains[i] += float(torch.where(seen, gain, 0.0).sum())
-            start = weights
-    penalty = PENALTIES[int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))]
-    return PoissonReadout(center, whitening, _newton(design, counts, recorded, penalty, start), penalty)
+            log_rates = design[held] @ weights
+            gain = counts[held][:, units] * log_rates - log_rates.exp()
+            if recorded is not None:
+                gain = torch.where(recorded[held][:, units], gain, 0.0)
+            gains[i] += float(gain.sum())
+    return PENALTIES[int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))]
 
 
 def _whiten(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,16 +146,19 @@ def _design(x: Tensor, center: Tensor, whitening: Tensor) -> Tensor:
 def _newton(
     design: Float[Tensor, "bin feature"],
     counts: Num[Tensor, "bin unit"],
-    recorded: Bool[Tensor, "bin unit"],
+    recorded: Bool[Tensor, "bin unit"] | None,
     penalty: float,
     start: Float[Tensor, "feature unit"] | None,
     passes: int = 50,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-8,
 ) -> Float[Tensor, "feature unit"]:
     """Minimize the penalized Poisson loss of each unit; a step that does not lower it is halved."""
     features, units = design.shape[1], counts.shape[1]
-    spikes = torch.where(recorded, counts, 0).sum(0, dtype=torch.float64)
-    exposure = recorded.sum(0, dtype=torch.float64)
+    if recorded is None:
+        spikes, exposure = counts.sum(0, dtype=torch.float64), design.new_full((units,), len(design))
+    else:
+        counts = torch.where(recorded, counts, 0)
+        spikes, exposure = counts.sum(0, dtype=torch.float64), recorded.sum(0, dtype=torch.float64)
     pooled = (spikes.sum() / exposure.sum().clamp_min(1)).clamp_min(1e-12)
     mean = (spikes + PSEUDO_SPIKES) / (exposure + PSEUDO_SPIKES / pooled)
     if start is None:
@@ -163,10 +174,14 @@ def _newton(
         gradient = ridge * weights
         gradient[-1] += prior - PSEUDO_SPIKES
         packed = design.new_zeros(upper.shape[1], units)
-        for x, y, seen in zip(design.split(chunk), counts.split(chunk), recorded.split(chunk), strict=True):
-            log_rates, y = x @ weights, torch.where(seen, y, 0).to(design.dtype)
-            rates = torch.where(seen, log_rates.exp(), 0.0)
-            loss += (rates - y * torch.where(y > 0, log_rates, 0.0)).sum(0)
+        for first in range(0, len(design), chunk):
+            here = slice(first, first + chunk)
+            x, y = design[here], counts[here].to(design.dtype)
+            log_rates = x @ weights
+            rates = log_rates.exp()
+            if recorded is not None:
+                rates = torch.where(recorded[here], rates, 0.0)
+            loss += (rates - y * log_rates).sum(0)
             gradient += x.T @ (rates - y)
             packed += (x[:, upper[0]] * x[:, upper[1]]).T @ rates
         hessian = design.new_zeros(units, features, features)
