@@ -56,7 +56,8 @@ def _chosen_units(view: View, count: int) -> list[int]:
 
 def _unit_title(view: View, unit: int) -> str:
     held_out = ", held out" if unit in view.layout.held_out else ""
-    return f"{view.layout.unit_ids[unit]} · {view.regions[unit]}{held_out}"
+    name, region = view.layout.unit_ids[unit], view.regions[unit]
+    return f"unit {name}{held_out}" if region == "all" else f"{name} · {region}{held_out}"
 
 
 def _psths(view: View) -> Iterator[Picture]:

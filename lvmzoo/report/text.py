@@ -78,15 +78,13 @@ def _metric(score: Score) -> str:
 
 
 def _value(score: Score) -> tuple[str, str]:
-    """Return value and spread with the same number of decimals."""
+    """Return value and spread with the same number of decimals: no more than the spread makes meaningful."""
     value = number(score.value)
-    if score.spread is None or not math.isfinite(score.spread):
-        return value, ""
-    places = len(value.partition(".")[2]) if "e" not in value else None
-    if places is None:
-        return value, number(score.spread, 2)
-    spread = f"{score.spread:.{places}f}"
-    return value, spread if float(spread) > 0 else number(score.spread, 1)
+    if score.spread is None or not math.isfinite(score.spread) or "e" in value or score.spread <= 0:
+        return value, "" if score.spread is None else number(score.spread, 2)
+    places = min(len(value.partition(".")[2]), max(0, 1 - math.floor(math.log10(score.spread))))
+    shown, spread = f"{score.value:.{places}f}", f"{score.spread:.{places}f}"
+    return shown.replace("-", "\N{MINUS SIGN}"), spread if float(spread) else number(score.spread, 1)
 
 
 def rows(scores: list[Score]) -> list[Row]:
@@ -196,15 +194,16 @@ def _amount(session: Session, part: str) -> str:
 def session_facts(session: Session, experiment: Experiment) -> dict[str, str]:
     """Return what was recorded and how it was split, as short facts."""
     layout = session.layout
-    units = ", ".join(f"{count} in {region}" for region, count in layout.units.items())
+    about = [f"{count} in {region}" for region, count in layout.units.items() if region != "all"]
     if layout.held_out:
-        units += f"; {len(layout.held_out)} held out for co-smoothing"
+        about.append(f"{len(layout.held_out)} held out for co-smoothing")
+    units = ", ".join(about)
     kind = "spike counts" if layout.observation is Observation.COUNTS else "a continuous signal"
     if experiment.data.smoothing_s > 0:
         kind += f" smoothed by a Gaussian of {1000 * experiment.data.smoothing_s:.4g} ms,"
     facts = {
         "Session": layout.session,
-        "Units": f"{layout.n_units} ({units})",
+        "Units": f"{layout.n_units} ({units})" if units else str(layout.n_units),
         "Activity": f"{kind} in bins of {1000 * layout.bin_width_s:.4g} ms",
         "Training": _amount(session, "train"),
         "Validation": _amount(session, "validation") if len(session.validation) else "none",

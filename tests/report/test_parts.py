@@ -202,3 +202,18 @@ def test_highlights_prefer_behavior_that_the_model_was_trained_with():
     scores = [Score("behavior_r2", value, "s", name) for name, value in (("speed", 0.2), ("place", 0.9), ("lick", 0.1))]
     assert text.highlights(scores)[0].target == "place"
     assert text.highlights(scores, ("lick",))[0].target == "lick"
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "expected"),
+    [
+        (0.91912, 0.0031, ("0.919", "0.003")),
+        (-0.00706, 0.0663, ("-0.007", "0.066")),
+        (-67.501, 0.42, ("-67.5", "0.4")),
+        (12.3, 4e-4, ("12.3", "0.0004")),
+        (0.5, None, ("0.500", "")),
+    ],
+)
+def test_value_and_spread_have_the_digits_that_mean_something(value, spread, expected):
+    (row,) = text.rows([Score("co_bps", value, "s", spread=spread)])
+    assert (row.value.replace("\N{MINUS SIGN}", "-"), row.spread) == expected
