@@ -4,7 +4,6 @@ PYTHON := .venv/bin/python
 LVMZOO := .venv/bin/lvmzoo
 NAME ?=
 
-# CPU threads of tests and benchmarks are set where they matter, not taken from the machine at large.
 .PHONY: help setup train test lint bench results clean
 
 help: ## list the targets
@@ -20,7 +19,7 @@ setup: .venv/.stamp ## make or update .venv
 
 train: .venv/.stamp ## simulate a reach task as an NWB file, fit an LDS to it, write a report
 	@mkdir -p data
-	@test -f data/reach.nwb || $(LVMZOO) simulate reach data/reach.nwb
+	@test -f data/reach.nwb || { $(LVMZOO) simulate reach data/unfinished.nwb >/dev/null && mv data/unfinished.nwb data/reach.nwb; }
 	@$(LVMZOO) train experiment=reach_lds data.path=data/reach.nwb
 
 test: lint ## check style and types, run the tests
