@@ -70,7 +70,7 @@ def ring(shift: int = 0) -> tuple[Trials, Trials, np.ndarray, np.ndarray]:
     return whole.select([0]), whole.select([2]), code[:7000], code[7100:]
 
 
-RING = ContrastiveConfig(latents=3, positives="behavior", time_offset_bins=1, temperature=0.2)
+RING = ContrastiveConfig(latents=3, positives="behavior", time_offset_bins=1)
 
 
 def decoding(model: Contrastive, shift: int = 0) -> float:
@@ -83,7 +83,7 @@ def decoding(model: Contrastive, shift: int = 0) -> float:
 @pytest.mark.slow
 def test_recovers_a_ring_consistently() -> None:
     train, test, _, _ = ring()
-    models = [fit(train, RING, 400, seed) for seed in range(3)]
+    models = [fit(train, RING, 300, seed) for seed in range(3)]
     scores = [decoding(model) for model in models]
     untrained = decoding(fit(train, RING, 0))
     print("kNN R2", scores, "untrained", untrained)
@@ -97,7 +97,7 @@ def test_recovers_a_ring_consistently() -> None:
 @pytest.mark.slow
 def test_shifted_labels_decode_at_chance() -> None:
     train = ring(shift=4000)[0]
-    assert decoding(fit(train, RING, 400), shift=4000) <= 0.1
+    assert decoding(fit(train, RING, 300), shift=4000) <= 0.1
 
 
 # --- what the loss is
