@@ -6,7 +6,9 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lvmzoo.cli import COMMANDS
@@ -54,9 +56,11 @@ def test_commands_name_what_exists(page: Path) -> None:
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    names: dict[str, object] = {}
+    counts = np.random.default_rng(0).poisson(1.0, (20, 50, 12))
+    names: dict[str, Any] = {"counts": counts}
     exec(code, names)
-    assert names["latents"].shape == (5, 50, 4)  # type: ignore[attr-defined]
+    assert names["latents"].shape == (20, 50, 4)
+    np.testing.assert_array_equal(names["model"].transform(counts), names["latents"])
 
 
 def test_claims_are_merged_by_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
