@@ -145,7 +145,7 @@ class Batch:
 
     def map(self, function: Any) -> Batch:
         """Apply ``function`` to every tensor."""
-        changed = {
+        changed: dict[str, Any] = {
             f.name: function(value) if isinstance(value, Tensor) else {key: function(v) for key, v in value.items()}
             for f in fields(self)
             if f.name != "layout"

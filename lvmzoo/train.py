@@ -33,7 +33,7 @@ from lvmzoo.learners.statistics import StatisticsLearner
 from lvmzoo.metrics import score
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
-from lvmzoo.metrics.decoding import fit_decoders
+from lvmzoo.metrics.decoding import best_decoders
 from lvmzoo.models.base import GradientModel, Model, Scores, StatisticsModel
 from lvmzoo.run import Run, experiment_to_plain, make_folder, read_experiment, save_latents, write_experiment
 
@@ -117,7 +117,7 @@ def _finish(run: Run, sessions: list[Session], folder: Path) -> None:
     if run.experiment.report:
         from lvmzoo.report.page import write_report
 
-        write_report(run, folder / "report.html")
+        write_report(run, folder / "report.html", evaluations)
 
 
 def readouts(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Decoder]:
@@ -125,7 +125,7 @@ def readouts(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Decoder
     return {
         (evaluation.layout.session, variable): decoder
         for evaluation in evaluations
-        for variable, decoder in fit_decoders(evaluation, "ridge").items()
+        for variable, decoder in best_decoders(evaluation).items()
     }
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.errors import unknown
 
-__all__ = ["Decoder", "KnnDecoder", "RidgeDecoder", "angular_error", "decoder_from_state", "fit_decoder"]
+__all__ = ["Decoder", "KnnDecoder", "RidgeDecoder", "angular_error", "decoder_from_state", "fit_decoder", "quality"]
 
 PENALTIES = tuple(np.logspace(-4, 0, 9).tolist())
 FOLDS = 5
@@ -194,14 +194,14 @@ def _fit_ridge(
     mean, variance = latents.mean(0), latents.var(0).mean()
     scale = float(np.sqrt(variance)) if variance > 1e-24 * np.square(mean).sum() else 1.0
     x, code = (latents - mean) / scale, encode(behavior, variable)
-    quality = np.zeros(len(penalties))
+    totals = np.zeros(len(penalties))
     for fold in np.array_split(np.arange(len(x)), min(FOLDS, len(x))):
         rest = np.ones(len(x), dtype=bool)
         rest[fold] = False
         if rest.any():
             for i, (weights, intercept) in enumerate(_ridge_path(x[rest], code[rest], penalties)):
-                quality[i] += _quality(behavior[fold], decode(x[fold] @ weights + intercept, variable), variable)
-    best = int(np.argmax(quality))
+                totals[i] += quality(behavior[fold], decode(x[fold] @ weights + intercept, variable), variable)
+    best = int(np.argmax(totals))
     weights, intercept = _ridge_path(x, code, penalties)[best]
     return RidgeDecoder(variable, mean, scale, weights, intercept, float(penalties[best]))
 
@@ -229,9 +229,9 @@ def _fit_knn(
     for distance in distances if len(queries) else ():
         found = _nearest(references, queries, options[-1], distance)
         for k in options:
-            quality = _quality(truth, decode(codes[found[:, :k]].mean(1), variable), variable)
-            if quality > best:
-                best, chosen = quality, (k, distance)
+            value = quality(truth, decode(codes[found[:, :k]].mean(1), variable), variable)
+            if value > best:
+                best, chosen = value, (k, distance)
     return KnnDecoder(variable, references, codes, *chosen)
 
 
@@ -248,7 +248,9 @@ def _nearest(references: np.ndarray, queries: np.ndarray, neighbors: int, distan
     return NearestNeighbors(n_neighbors=neighbors).fit(references).kneighbors(queries, return_distance=False)
 
 
-def _quality(truth: np.ndarray, predicted: np.ndarray, variable: Variable) -> float:
+def quality(
+    truth: Float[np.ndarray, "bin channel"], predicted: Float[np.ndarray, "bin channel"], variable: Variable
+) -> float:
     """Return what choices are made by: R2, mean cosine of the error, or accuracy; higher is better."""
     if variable.kind is Kind.CIRCULAR:
         return float(np.cos(predicted - truth).mean())

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 
 from lvmzoo.batch import Kind
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.decode import PENALTIES, Decoder, angular_error, decode, encode, fit_decoder
+from lvmzoo.metrics.decode import PENALTIES, Decoder, angular_error, decode, encode, fit_decoder, quality
 from lvmzoo.metrics.spread import group_sums, r2, ratio_sem
 
-__all__ = ["decoding_scores", "fit_decoders"]
+__all__ = ["best_decoders", "decoding_scores", "fit_decoders"]
 
 DRAWS = 200  # of the bootstrap over trials behind the spread of a median
 
@@ -40,6 +40,24 @@ def fit_decoders(evaluation: Evaluation, kind: str, penalties: Sequence[float] =
         return decoders
 
     return evaluation.kept(("decoders", kind, tuple(penalties)), fit)
+
+
+def best_decoders(evaluation: Evaluation) -> dict[str, Decoder]:
+    """Return for each variable the readout that is better on validation bins, ridge where there are none."""
+    decoders = fit_decoders(evaluation, "ridge")
+    if not len(evaluation.bins("validation")):
+        return decoders
+    return {name: _better(evaluation, name, ridge) for name, ridge in decoders.items()}
+
+
+def _better(evaluation: Evaluation, name: str, ridge: Decoder) -> Decoder:
+    truth = evaluation.behavior("validation", name)
+    known = np.isfinite(truth).all(1)
+    if not known.any():
+        return ridge
+    latents = evaluation.latents("validation")[known]
+    rivals = [ridge, fit_decoders(evaluation, "knn")[name]]
+    return max(rivals, key=lambda decoder: quality(truth[known], decoder.predict(latents), decoder.variable))
 
 
 def decoding_scores(

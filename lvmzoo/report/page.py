@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from lvmzoo.report.style import Picture
 
 if TYPE_CHECKING:
     from lvmzoo.data.trials import Session
-    from lvmzoo.metrics.base import Score
+    from lvmzoo.metrics.base import Evaluation, Score
     from lvmzoo.report.view import View
     from lvmzoo.run import Run
 
@@ -64,15 +64,21 @@ class SessionPage:
     sections: list[Section]
 
 
-def write_report(run: Run, path: Path) -> None:
+def write_report(run: Run, path: Path, evaluations: Sequence[Evaluation] | None = None) -> None:
     """Write the report of a run as one self-contained HTML file.
 
     Parameters
     ----------
     run : a fitted model; figures of the data need its sessions, which a run that was loaded does not have.
     path : where the file goes; it is replaced in one step.
+    evaluations : of the run's sessions, where there are some already: their latents need not be inferred again.
     """
     import jinja2
+
+    from lvmzoo.metrics.base import Evaluation
+
+    if evaluations is None:
+        evaluations = [Evaluation(run.model, session, run.experiment.seed) for session in run.sessions or []]
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -81,20 +87,20 @@ def write_report(run: Run, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html").render(_content(run))
+    page = environment.get_template("page.html").render(_content(run, evaluations))
     write_bytes(Path(path), page.encode())
 
 
-def _content(run: Run) -> dict[str, Any]:
+def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     from lvmzoo.report.curves import learning_curves, rank_curve
     from lvmzoo.report.view import used_behavior
 
-    sessions = run.sessions or []
+    sessions = [evaluation.session for evaluation in evaluations]
     curve = Section("learning", "Learning curve").draw(lambda: learning_curves(run))
     if not curve.pictures and not curve.failures:
         curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
     rank = Section("rank", "Choice of the rank").draw(lambda: rank_curve(run))
-    pages = [_session(run, session, number) for number, session in enumerate(sessions[:_MOST_SESSIONS])]
+    pages = [_session(run, evaluation, number) for number, evaluation in enumerate(evaluations[:_MOST_SESSIONS])]
     names = list(dict.fromkeys(score.session for score in run.scores))
     reference = run.entry.reference
     return {
@@ -127,15 +133,15 @@ def _of(scores: list[Score], session: str) -> list[Score]:
     return [score for score in scores if score.session == session]
 
 
-def _session(run: Run, session: Session, number: int) -> SessionPage:
-    from lvmzoo.metrics.base import Evaluation
+def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
     from lvmzoo.report.decoding import communication_figures, decoding_figures
     from lvmzoo.report.drift import drift_figures
     from lvmzoo.report.latents import latent_figures
     from lvmzoo.report.rates import rate_figures
     from lvmzoo.report.view import View
 
-    view = View(run, session, Evaluation(run.model, session, run.experiment.seed))
+    session = evaluation.session
+    view = View(run, session, evaluation)
     tested = len(view.evaluation.bins("test")) > 0
     decodes, legend = tested and bool(run.decoders), view.legend
     reconstructs, communicates = (tested and isinstance(run.model, can) for can in (Reconstructs, Communicates))
