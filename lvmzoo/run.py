@@ -62,7 +62,7 @@ class Run:
         for number, ((session, variable), decoder) in enumerate(self.decoders.items()):
             plain, arrays = decoder.state()
             readouts[str(number)] = {"session": session, "name": variable, **plain}
-            tensors.update({f"{number}/{name}": value.contiguous() for name, value in arrays.items()})
+            tensors.update({f"{number}/{name}": value.clone().contiguous() for name, value in arrays.items()})
         write_bytes(folder / "readouts.safetensors", save(tensors))
         description = {
             "format": FORMAT,

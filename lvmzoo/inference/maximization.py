@@ -10,15 +10,20 @@ from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
 
 __all__ = ["maximize", "noise_floor", "solve_dynamics", "solve_initial", "solve_readout"]
 
-NOISE_FLOOR = 1e-6  # of a unit's variance, and of the mean variance of all units
+NOISE_FLOOR = 1e-2  # of a unit's variance: below it a latent would serve that unit alone (Heywood 1931)
+COUNT_FLOOR = 5e-2  # of the mean variance of counts: a unit with two spikes in training may have five in a test
+SILENT_FLOOR = 1e-6  # of the mean variance of continuous activity, whose units may differ in scale
 COVARIANCE_FLOOR = 1e-8  # of the mean variance of the latents
 
 
-def maximize(model: LinearGaussian, moments: Moments) -> LinearGaussian:
-    """Return the parameters that maximize the expected log-likelihood; what the data do not tell stays as it was."""
+def maximize(model: LinearGaussian, moments: Moments, counts: bool) -> LinearGaussian:
+    """Return the parameters that maximize the expected log-likelihood; what the data do not tell stays as it was.
+
+    ``counts`` says that activity is spikes per bin, for the smallest private variance of a unit.
+    """
     dynamics = solve_dynamics(model, moments)
     initial = solve_initial(model, moments)
-    return LinearGaussian(*dynamics, *initial, *solve_readout(model, moments))
+    return LinearGaussian(*dynamics, *initial, *solve_readout(model, moments, counts))
 
 
 def solve_dynamics(
@@ -44,7 +49,7 @@ def solve_initial(
 
 
 def solve_readout(
-    model: LinearGaussian, moments: Moments
+    model: LinearGaussian, moments: Moments, counts: bool
 ) -> tuple[Float[Tensor, "unit latent"], Float[Tensor, " unit"], Float[Tensor, " unit"]]:
     """Return C, d and r, each unit by its own normal equations over the bins that show it."""
     samples = moments.readout[:, -1, -1]
@@ -58,13 +63,14 @@ def solve_readout(
     variance = squares - (cross[:, -1] / n).square()
     C[known] = solution[:, :-1]
     d[known] += solution[:, -1]  # activity was taken relative to the old offset
-    r[known] = torch.maximum(squares - (solution * cross).sum(1) / n, noise_floor(variance))
+    r[known] = torch.maximum(squares - (solution * cross).sum(1) / n, noise_floor(variance, counts))
     return C, d, r
 
 
-def noise_floor(variance: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
-    """Return the smallest private variance of units: a silent or a perfectly explained one must not end the fit."""
-    return NOISE_FLOOR * torch.maximum(variance, variance.mean()).clamp(min=1e-30)
+def noise_floor(variance: Float[Tensor, " unit"], counts: bool) -> Float[Tensor, " unit"]:
+    """Return the smallest private variances: a silent, rare or perfectly explained unit must not rule the fit."""
+    shared = (COUNT_FLOOR if counts else SILENT_FLOOR) * variance.mean()
+    return torch.maximum(NOISE_FLOOR * variance, shared).clamp(min=1e-30)
 
 
 def _floored(covariance: Tensor) -> Tensor:

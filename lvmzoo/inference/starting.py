@@ -124,10 +124,10 @@ def factor_analysis(
     return C * scale[:, None], r * scale.square()
 
 
-def starting_readout(moments: LaggedMoments, latents: int) -> Start:
+def starting_readout(moments: LaggedMoments, latents: int, counts: bool) -> Start:
     """Return a readout of latents with unit variance, slow ones first, and their dynamics one bin ahead."""
     C, r = factor_analysis(moments.covariance, latents)
-    r = torch.maximum(r, noise_floor(moments.covariance.diagonal()))
+    r = torch.maximum(r, noise_floor(moments.covariance.diagonal(), counts))
     weights = C / r[:, None]
     gram = C.T @ weights
     ridge = torch.eye(latents, dtype=C.dtype, device=C.device) * (1e-3 * gram.diagonal().mean()).clamp(min=1e-30)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvmzoo.batch import Batch, Layout
+from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError
 from lvmzoo.inference.linear_gaussian import (
     LinearGaussian,
@@ -65,6 +65,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
                 "A linear dynamical system has at least one latent dimension.",
                 "Set model.latents to 1 or more, such as 8.",
             )
+        self._counts = any(layout.observation is Observation.COUNTS for layout in layouts)
         self.sessions: dict[str, slice] = {}
         units = 0
         for layout in layouts:
@@ -117,7 +118,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
                 )
 
             moments = lagged_moments(of_session, units.stop - units.start)
-            starts.append(starting_readout(moments, self.config.latents))
+            starts.append(starting_readout(moments, self.config.latents, self._counts))
             weights.append(float(units.stop - units.start))
         starts, dynamics, noise = shared_dynamics(starts, weights)
         identity = torch.eye(len(dynamics), dtype=dynamics.dtype, device=dynamics.device)
@@ -154,7 +155,8 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
     @torch.no_grad()
     def update(self, statistics: Moments) -> Float[Tensor, ""]:
         """Set the parameters that maximize the expected log-likelihood; return nats per bin before that."""
-        self._set(maximize(LinearGaussian(*self._shared(), self.readout, self.offset, self.noise), statistics))
+        before = LinearGaussian(*self._shared(), self.readout, self.offset, self.noise)
+        self._set(maximize(before, statistics, self._counts))
         reached = statistics.trials + statistics.transitions  # bins up to each trial's end, gaps included
         if reached > 0:
             self.latent_moment.copy_((statistics.initial_moment + statistics.after) / reached)
