@@ -24,10 +24,10 @@ _SMALL = 4_000_000  # entries of the training data under which more than one thr
 
 @contextlib.contextmanager
 def threads(config: TrainerConfig, model: Model, sessions: Sequence[Session]) -> Iterator[None]:
-    """Use one thread for small problems: more cost more than they give."""
+    """Use one thread for small problems and for EM: its many small steps gain little, and lose much on a busy machine."""
     entries = sum(session.train.n_bins * session.layout.n_units for session in sessions)
     wanted = config.threads
-    if wanted is None and isinstance(model, StatisticsModel) and entries <= _SMALL:
+    if wanted is None and isinstance(model, StatisticsModel) and (model.passes is None or entries <= _SMALL):
         wanted = 1
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)
