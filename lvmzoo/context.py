@@ -24,7 +24,7 @@ _SMALL = 4_000_000  # entries of the training data under which more than one thr
 
 @contextlib.contextmanager
 def threads(config: TrainerConfig, model: Model, sessions: Sequence[Session]) -> Iterator[None]:
-    """Use one thread for small problems and for EM: its many small steps gain little, and lose much on a busy machine."""
+    """Use one thread for small problems and for EM, whose small steps lose more than they gain on a busy machine."""
     entries = sum(session.train.n_bins * session.layout.n_units for session in sessions)
     wanted = config.threads
     if wanted is None and isinstance(model, StatisticsModel) and (model.passes is None or entries <= _SMALL):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lvmzoo import Estimator
+from lvmzoo.models.multi_region.reduced_rank_regression import ReducedRankRegression
 
 SAMPLES, SOURCE, TARGET, RANKS = 20_000, 200, 100, 16
 RIDGES = [1.0, 10.0, 100.0, 1000.0]
@@ -54,7 +55,9 @@ def run() -> list[dict[str, Any]]:
         start = time.perf_counter()
         scores = naive(x, y)
         theirs.append(time.perf_counter() - start)
-        found = estimator.run_.model.explained[:, :, 1 : RANKS + 1].numpy()
+        model = estimator.run_.model
+        assert isinstance(model, ReducedRankRegression)
+        found = model.explained[:, :, 1 : RANKS + 1].numpy()
         difference = float(np.abs(found - scores).max())
     ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
     ratio = statistics.median(ratios)
