@@ -126,8 +126,10 @@ def _unit_gaps(recording: Recording, grid: Grid, units: np.ndarray, valid: np.nd
 
 
 def _gather(binned: BinnedTrials, grid: Grid, units: np.ndarray, observation: Observation) -> Binned:
-    """Copy the bins of the stretches, some at a time."""
+    """Copy the bins of the stretches, some at a time; an array that is already as it should be is shared."""
     assert grid.source_bin is not None
+    if _as_stored(binned, grid, units, observation):
+        return Binned(np.asarray(binned.values), np.ones(grid.total_bins, dtype=bool), None)
     counts = observation is Observation.COUNTS
     out = np.zeros((grid.total_bins, len(units)), dtype=np.uint8 if counts else np.float32)
     valid = np.ones(grid.total_bins, dtype=bool)
@@ -151,6 +153,21 @@ def _gather(binned: BinnedTrials, grid: Grid, units: np.ndarray, observation: Ob
                 out = _widened(out, int(values.max(initial=0)))
             out[here] = values
     return Binned(out, valid, missing if missing is not None and missing.any() else None)
+
+
+def _as_stored(binned: BinnedTrials, grid: Grid, units: np.ndarray, observation: Observation) -> bool:
+    """Return whether the stored array holds just the wanted bins and units, in order, in the wanted type."""
+    values, wanted = binned.values, np.uint8 if observation is Observation.COUNTS else np.float32
+    return (
+        isinstance(values, np.ndarray)
+        and values.dtype == wanted
+        and values.shape == (grid.total_bins, len(units))
+        and np.array_equal(units, np.arange(len(units)))
+        and grid.source_bin is not None
+        and np.array_equal(grid.source_bin, grid.offsets[: len(grid.source_bin)])
+        and binned.observed is None
+        and not (wanted is np.float32 and np.isnan(values).any())
+    )
 
 
 def _trace_bins(signal: Signal, grid: Grid, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
