@@ -75,7 +75,7 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto, cpu, gpu, mps
     devices: int = 1  # processes or devices; more than one trains with DDP
     precision: str = "32"  # 32, 64, or bf16 for gradient models; statistics models always sum and solve in float64
-    threads: int | None = None  # CPU threads; null: one for EM and small problems, else torch's default
+    threads: int | None = None  # CPU threads; null: one for statistics models, else torch's default
     checkpoint_every_s: float = 30.0  # time between the checkpoints that resume=RUN_FOLDER continues from
     progress: bool = True  # show a progress bar
     deterministic: bool = True  # refuse operations whose result varies from run to run

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from lvmzoo.config import TrainerConfig
-from lvmzoo.data.trials import Session
 from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.models.base import Model, StatisticsModel
 
@@ -19,16 +18,11 @@ __all__ = ["log_file", "quiet", "threads"]
 
 logger = logging.getLogger("lvmzoo")
 
-_SMALL = 4_000_000  # entries of the training data under which more than one thread costs more than it gives
-
 
 @contextlib.contextmanager
-def threads(config: TrainerConfig, model: Model, sessions: Sequence[Session]) -> Iterator[None]:
-    """Use one thread for small problems and for EM, whose small steps lose more than they gain on a busy machine."""
-    entries = sum(session.train.n_bins * session.layout.n_units for session in sessions)
-    wanted = config.threads
-    if wanted is None and isinstance(model, StatisticsModel) and (model.passes is None or entries <= _SMALL):
-        wanted = 1
+def threads(config: TrainerConfig, model: Model) -> Iterator[None]:
+    """Use one thread for statistics models: on a busy machine LAPACK on two was seen to take a hundred times longer."""
+    wanted = config.threads or (1 if isinstance(model, StatisticsModel) else None)
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)
     try:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from lvmzoo.data.load import load, prepare
 from lvmzoo.data.module import TrainingData
 from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session
-from lvmzoo.errors import UserError, unknown
+from lvmzoo.errors import Interrupted, UserError, unknown
 from lvmzoo.learners.callbacks import Checkpoints, Learner, Progress, Record, Signals
 from lvmzoo.learners.gradient import GradientLearner
 from lvmzoo.learners.loggers import make_logger
@@ -80,12 +81,13 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
         model = entry.model(experiment.model, [session.layout for session in sessions])
         if write and folder is None:
             folder = make_folder(experiment, [session.layout.session for session in sessions])
-        with log_file(folder if write else None), threads(experiment.trainer, model, sessions):
+        with log_file(folder if write else None), threads(experiment.trainer, model):
             if write and folder is not None:
                 write_experiment(experiment, folder)
             for session in sessions:
                 for note in session.notes:
                     logger.info("%s: %s", session.layout.session, note)
+            logger.info("Fitting %s to %s", entry.name, _size(sessions))
             loaded = time.perf_counter()
             history = _fit(experiment, model, sessions, folder)
             model.finish()
@@ -100,7 +102,10 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
             }
             run = Run(model, entry, experiment, sessions, [], history, folder, facts)
             if write and folder is not None:
-                _finish(run, sessions, folder)
+                try:
+                    _finish(run, sessions, folder)
+                except KeyboardInterrupt as error:
+                    raise Interrupted(signal.SIGINT, str(folder)) from error
     return run
 
 
@@ -108,6 +113,7 @@ def _finish(run: Run, sessions: list[Session], folder: Path) -> None:
     """Evaluate, and write everything; the model is on disk before anything that may go wrong."""
     began = time.perf_counter()
     run.save(folder)
+    logger.info("Scoring on held-out data")
     evaluations = [Evaluation(run.model, session, run.experiment.seed) for session in sessions]
     run.decoders = readouts(evaluations)
     run.scores = [row for evaluation in evaluations for row in score(evaluation)]
@@ -117,6 +123,7 @@ def _finish(run: Run, sessions: list[Session], folder: Path) -> None:
     if run.experiment.report:
         from lvmzoo.report.page import write_report
 
+        logger.info("Writing the report")
         write_report(run, folder / "report.html", evaluations)
 
 
@@ -268,6 +275,14 @@ def _latents(evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
             arrays[f"{name}/latents"] = evaluation.latents(part).astype(np.float32)
             arrays[f"{name}/trial"], arrays[f"{name}/time_s"] = number[valid], time_s[valid]
     return arrays
+
+
+def _size(sessions: Sequence[Session]) -> str:
+    """Return in words what is fitted."""
+    names = ", ".join(session.layout.session for session in sessions[:3]) + (", …" if len(sessions) > 3 else "")
+    units = sum(session.layout.n_units for session in sessions)
+    trials, bins = (sum(count) for count in zip(*((len(s.train), s.train.n_bins) for s in sessions), strict=True))
+    return f"{names}: {units} units, {trials} training trials, {bins} bins"
 
 
 def _versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -68,8 +69,20 @@ def run(arguments: Sequence[str]) -> int:
     elif options.multirun:
         return _sweep(arguments, options)
     else:
+        _refuse_changes_of_a_resumed_run(options.overrides)
         _one(compose(options.overrides, options.config_dir))
     return 0
+
+
+def _refuse_changes_of_a_resumed_run(overrides: Sequence[str]) -> None:
+    resumed = [word for word in overrides if word.startswith("resume=")]
+    others = [word for word in overrides if not word.startswith("resume=")]
+    if resumed and others:
+        raise UserError(
+            f"{resumed[0]} was given together with {', '.join(others)}.",
+            "A resumed run goes on with its own settings, those of config.yaml in its folder.",
+            f"Give {resumed[0]} alone, or start a new run without it.",
+        )
 
 
 def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
@@ -86,9 +99,23 @@ def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
 def _one(experiment: Experiment) -> None:
     from lvmzoo.train import train
 
-    finished = train(experiment)
+    with _spoken():
+        finished = train(experiment)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of DDP run this command, too
         _print_scores(finished)
+
+
+@contextmanager
+def _spoken() -> Iterator[None]:
+    """Show on standard error what the run says about itself: its data, its stages."""
+    handler, logger = logging.StreamHandler(), logging.getLogger("lvmzoo")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _print_scores(finished: Run) -> None:

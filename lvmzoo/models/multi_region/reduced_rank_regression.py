@@ -144,12 +144,13 @@ class ReducedRankRegression(StatisticsModel, Communicates):
         training = Moments(*(total - leaf for total, leaf in zip(whole, held_out, strict=True)))
         explained = torch.full_like(self.explained, torch.nan)
         if int(used.sum()) > 1:
+            spectrum = _spectrum(training)
             for column, ridge in enumerate(self.config.ridge):
-                explained[used, column] = _explained(training, held_out, ridge)
+                explained[used, column] = _explained(training, spectrum, held_out, ridge)
         self.explained.copy_(explained)
         column, rank = _choose(explained[used], self.config.rule)
         rank = rank if self.config.rank is None else self.config.rank
-        encode, readout = _solve(whole, self.config.ridge[column])
+        encode, readout = _solve(_spectrum(whole), self.config.ridge[column])
         self.rank.fill_(rank)
         self.ridge.fill_(self.config.ridge[column])
         mean_x, mean_y = whole.x[0] / whole.bins, whole.y[0] / whole.bins
@@ -266,26 +267,39 @@ def _moments(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> tuple[Tensor, 
     return x.sum(0), y.sum(0), x.mT @ x, x.mT @ y, (y * y).sum()
 
 
-def _solve(moments: Moments, ridge: float) -> tuple[Float[Tensor, "fold p r"], Float[Tensor, "fold r q"]]:
+class Spectrum(NamedTuple):
+    """Eigenvectors of the source's covariance, and the covariance with the target in their coordinates."""
+
+    variance: Float[Tensor, "fold source"]
+    axes: Float[Tensor, "fold source source"]
+    rotated: Float[Tensor, "fold source target"]
+
+
+def _spectrum(moments: Moments) -> Spectrum:
+    """Return what the solutions of all ridges share."""
+    xx = moments.xx - moments.x[:, :, None] * moments.x[:, None] / moments.bins[:, None, None]
+    xy = moments.xy - moments.x[:, :, None] * moments.y[:, None] / moments.bins[:, None, None]
+    variance, axes = torch.linalg.eigh(xx)
+    return Spectrum(variance, axes, axes.mT @ xy)
+
+
+def _solve(spectrum: Spectrum, ridge: float) -> tuple[Float[Tensor, "fold p r"], Float[Tensor, "fold r q"]]:
     """Return the factors of the regression of full rank, ordered by what each dimension predicts.
 
     Directions of the source without variance (silent or duplicated units) get no weight.
     """
-    xx = moments.xx - moments.x[:, :, None] * moments.x[:, None] / moments.bins[:, None, None]
-    xy = moments.xy - moments.x[:, :, None] * moments.y[:, None] / moments.bins[:, None, None]
-    variance, axes = torch.linalg.eigh(xx)
+    variance, axes, rotated = spectrum
     floor = variance[:, -1:] * variance.shape[1] * torch.finfo(variance.dtype).eps
     inverse = torch.where(variance > floor, 1 / (variance + ridge).clamp(min=floor.clamp(min=1e-300)), 0.0)
-    rotated = axes.mT @ xy
-    coefficients = axes @ (inverse[..., None] * rotated)
-    _, directions = torch.linalg.eigh(rotated.mT @ (inverse[..., None] * rotated))
-    directions = directions.flip(-1)[..., : min(xy.shape[1:])]
-    return coefficients @ directions, directions.mT
+    scaled = inverse[..., None] * rotated
+    _, directions = torch.linalg.eigh(rotated.mT @ scaled)
+    directions = directions.flip(-1)[..., : min(rotated.shape[1:])]
+    return axes @ (scaled @ directions), directions.mT
 
 
-def _explained(training: Moments, held_out: Moments, ridge: float) -> Float[Tensor, "fold rank"]:
+def _explained(training: Moments, spectrum: Spectrum, held_out: Moments, ridge: float) -> Float[Tensor, "fold rank"]:
     """Return 1 - NSE of each held-out fold by rank, from 0, around the training mean; no prediction is formed."""
-    encode, readout = _solve(training, ridge)
+    encode, readout = _solve(spectrum, ridge)
     bins = held_out.bins[:, None, None]
     mean_x, mean_y = training.x / training.bins[:, None], training.y / training.bins[:, None]
     xx = held_out.xx - mean_x[:, :, None] * held_out.x[:, None] - held_out.x[:, :, None] * mean_x[:, None]
