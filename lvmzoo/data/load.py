@@ -102,6 +102,8 @@ def _split(grid: Grid, binned: Binned, config: DataConfig, window_bins: int) -> 
     split, notes = plan_split(grid, config.split)
     if config.split.by in ("every", "list"):
         return split, notes
+    if all(not len(split[part].bins(grid)) for part in PARTS if part != "train"):
+        return split, notes  # nothing is held out
     if config.split.gap_s is not None:
         if config.split.gap_s < 0:
             raise UserError(

@@ -107,8 +107,8 @@ class ReducedRankRegression(StatisticsModel, Communicates):
             if bool(batch.valid.any()):
                 last = max(last, int(batch.trial_index[batch.valid.any(1)].max()))
             bins += float(usable.sum())
-            sums[0] += x[usable].sum(0)
-            sums[1] += y[usable].sum(0)
+            for total, values in zip(sums, (x, y), strict=True):
+                total += torch.where(usable[..., None], values, 0.0).sum((0, 1))
         if bins == 0:
             raise UserError(
                 "No bin of the training data has every unit of both regions.",
@@ -123,9 +123,12 @@ class ReducedRankRegression(StatisticsModel, Communicates):
         """Return the second moments of one batch, a set for each fold; bins with a missing unit are left out."""
         x, y, usable = self._regress(batch)
         fold = self._folds(batch)[usable]
-        x, y = x[usable] - self.shift_source, y[usable] - self.shift_target
-        order = torch.argsort(fold, stable=True)
-        x, y = x[order], y[order]
+        if not bool(usable.all()):
+            x, y = x[usable], y[usable]
+        x, y = x.reshape(-1, x.shape[-1]) - self.shift_source, y.reshape(-1, y.shape[-1]) - self.shift_target
+        if bool((fold.diff() < 0).any()):
+            order = torch.argsort(fold, stable=True)
+            x, y = x[order], y[order]
         counts = torch.bincount(fold, minlength=self.config.folds)
         parts = [_moments(a, b) for a, b in zip(x.split(counts.tolist()), y.split(counts.tolist()), strict=True)]
         return Moments(counts.to(torch.float64), *(torch.stack(leaf) for leaf in zip(*parts, strict=True)))
