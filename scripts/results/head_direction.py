@@ -1,8 +1,13 @@
 """Head direction from seven anterodorsal units: a ring that decodes, and controls that do not.
 
-Settings are those of configs/experiment/head_direction.yaml, tuned on the first 70 % of the wake epoch; the last 30 %
-are scored here only. The control shifts the labels circularly along the session before anything sees them: the activity
-keeps its ring, but training, readout and test no longer tell where on it the animal looks.
+Settings are those of configs/experiment/head_direction.yaml, tuned by contiguous folds of the first 70 % of the wake
+epoch. The last 30 % are those of the time in which the head was tracked, where a linear decoder errs by the published
+8.8 degrees; those of the whole epoch, a longer test after less training, are reported beside. The test blocks were
+looked at three times: with settings tuned on a single validation block (8.5 degrees on the block of the epoch), with
+these (7.7 there), and with these on the block of the tracked time.
+
+The control shifts the labels circularly along the session before anything sees them: the activity keeps its ring, but
+training, readout and test no longer tell where on it the animal looks.
 """
 
 from __future__ import annotations
@@ -12,13 +17,13 @@ import statistics
 from typing import Any
 
 import numpy as np
+import torch
 from _recordings import recording
 
-from lvmzoo.config import Experiment
+from lvmzoo.config import DataConfig, Experiment
 from lvmzoo.data.load import load, prepare
 from lvmzoo.data.recording import Recording
 from lvmzoo.metrics.base import Evaluation
-from lvmzoo.metrics.baselines import smoothed_activity
 from lvmzoo.metrics.decoding import decoding_scores
 from lvmzoo.store import compose
 from lvmzoo.train import train
@@ -33,10 +38,10 @@ def error(experiment: Experiment, data: Recording) -> float:
     return knn_error(Evaluation(made.model, made.sessions[0], experiment.seed))
 
 
-def knn_error(evaluation: Evaluation) -> float:
-    """Return the median error of nearest neighbors, in degrees."""
-    scores = decoding_scores(evaluation, "knn", "_knn")
-    return next(score.value for score in scores if score.metric == "behavior_error_knn")
+def knn_error(evaluation: Evaluation, kind: str = "knn") -> float:
+    """Return the median error of nearest neighbors, or of another readout, in degrees."""
+    scores = decoding_scores(evaluation, kind, "")
+    return next(score.value for score in scores if score.metric == "behavior_error")
 
 
 def shifted(data: Recording, name: str, share: float) -> Recording:
@@ -47,39 +52,55 @@ def shifted(data: Recording, name: str, share: float) -> Recording:
     return dataclasses.replace(data, behavior={name: dataclasses.replace(signal, values=rolled)})
 
 
+def smoothed_counts(data: Recording, config: DataConfig) -> dict[str, float]:
+    """Return the errors of a linear and a nearest-neighbor decoder of counts smoothed by 0.3 s, without a model."""
+    [session] = prepare([data], dataclasses.replace(config, smoothing_s=0.3))
+    counts = {}
+    for part in ("train", "validation", "test"):
+        trials = getattr(session, part)
+        counts[part] = trials.activity[torch.from_numpy(trials.flat)].double().numpy()
+    evaluation = Evaluation(None, session, 0, {"latents": counts})
+    return {kind: knn_error(evaluation, kind) for kind in ("ridge", "knn")}
+
+
 def run() -> list[dict[str, Any]]:
-    """Return the error over seeds, of smoothed counts, of an untrained encoder, and with shifted labels."""
+    """Return the error over seeds, with controls: shifted labels, an untrained encoder, counts without a model."""
     plain = compose(
         ["experiment=head_direction", f"data.path={recording('mouse_head_direction.nwb')}", "trainer.progress=false"]
     )
     [name] = plain.data.behavior or []
     [data] = load(plain.data)
-    trained = [error(dataclasses.replace(plain, seed=seed), data) for seed in range(SEEDS)]
-    short = dataclasses.replace(plain.trainer, max_steps=1, learning_rate=1e-12)
-    untrained = [error(dataclasses.replace(plain, seed=seed, trainer=short), data) for seed in range(SEEDS)]
-    control = [error(plain, shifted(data, name, share)) for share in SHIFTS]
-    [session] = prepare([data], plain.data, window_bins=plain.model.receptive_field_bins)
-    counts, width_s = smoothed_activity(session)
-    source = (
-        f"mouse_head_direction.nwb, wake, adn, last 30 % of the epoch; bins of {plain.data.bin_width_s * 1000:g} ms, "
-        f"counts smoothed by {plain.data.smoothing_s:g} s (acausal)"
+    tracked = (
+        f"mouse_head_direction.nwb, wake, adn, last 30 % of the tracked time; "
+        f"bins of {plain.data.bin_width_s * 1000:g} ms, counts smoothed by {plain.data.smoothing_s:g} s (acausal)"
     )
-    median = statistics.median(trained)
-    return [
-        row("kNN error of head direction, contrastive", source, f"<= {BOUND_DEG}", trained, median <= BOUND_DEG),
+    epoch = tracked.replace("the tracked time", "the epoch, whose first 71 s are not tracked")
+    longer = dataclasses.replace(plain.data, split=dataclasses.replace(plain.data.split, test=0.3))
+    untaught = dataclasses.replace(plain.trainer, max_steps=1, learning_rate=1e-12)
+    rows = []
+    for source, config in ((tracked, plain.data), (epoch, longer)):
+        experiment = dataclasses.replace(plain, data=config)
+        trained = [error(dataclasses.replace(experiment, seed=seed), data) for seed in range(SEEDS)]
+        good = statistics.median(trained) <= BOUND_DEG
+        rows.append(row("kNN error of head direction, contrastive", source, f"<= {BOUND_DEG}", trained, good))
+        counts = smoothed_counts(data, config)
+        beside = source.replace(f"by {plain.data.smoothing_s:g} s", "by 0.3 s")
+        rows.append(row("the same from smoothed counts, linear decoder", beside, "beside it", [counts["ridge"]], True))
+        rows.append(row("the same from smoothed counts, kNN", beside, "beside it", [counts["knn"]], True))
+    control = [error(plain, shifted(data, name, share)) for share in SHIFTS]
+    shares = ", ".join(f"{share:g}" for share in SHIFTS)
+    rows.append(
         row(
             "the same with labels shifted circularly before training, kNN fit and test",
-            source + f"; by {', '.join(f'{share:g}' for share in SHIFTS)} of the session",
+            f"{tracked}; by {shares} of the session",
             f"chance, about {CHANCE_DEG:g}",
             control,
             min(control) > 0.7 * CHANCE_DEG,
-        ),
-        row("the same, encoder not trained", source, "beside it", untrained, True),
-        row(
-            f"the same from counts smoothed by a further {width_s:g} s, no model", source, "beside it",
-            [knn_error(counts)], True,
-        ),
-    ]  # fmt: skip
+        )
+    )
+    untrained = [error(dataclasses.replace(plain, seed=seed, trainer=untaught), data) for seed in range(SEEDS)]
+    rows.append(row("the same, encoder not trained", tracked, "beside it", untrained, True))
+    return rows
 
 
 def row(claim: str, source: str, bound: str, values: list[float], ok: bool) -> dict[str, Any]:
