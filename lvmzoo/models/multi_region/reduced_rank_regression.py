@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.errors import UserError
+from lvmzoo.inference.reduced_rank import Moments, around_training, explained_by_rank, fold_moments, solve, spectrum_of
 from lvmzoo.models.base import Communicates, StatisticsModel
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
@@ -39,17 +40,6 @@ class ReducedRankRegressionConfig:
     )  # penalties on the sum of squares; several: by cross-validation
     folds: int = 10  # contiguous folds of trials, or of bins where there are fewer trials than folds
     rule: str = "one_se"  # one_se: smallest rank within one standard error of the best; best: the best
-
-
-class Moments(NamedTuple):
-    """Sums over the bins of each fold of source ``x`` and target ``y``, both shifted by the training mean."""
-
-    bins: Float[Tensor, " fold"]
-    x: Float[Tensor, "fold source"]
-    y: Float[Tensor, "fold target"]
-    xx: Float[Tensor, "fold source source"]
-    xy: Float[Tensor, "fold source target"]
-    yy: Float[Tensor, " fold"]  # trace
 
 
 class ReducedRankRegression(StatisticsModel, Communicates):
@@ -108,7 +98,7 @@ class ReducedRankRegression(StatisticsModel, Communicates):
                 last = max(last, int(batch.trial_index[batch.valid.any(1)].max()))
             bins += float(usable.sum())
             for total, values in zip(sums, (x, y), strict=True):
-                total += torch.where(usable[..., None], values, 0.0).sum((0, 1))
+                total += values.sum(0, dtype=torch.float64)
         if bins == 0:
             raise UserError(
                 "No bin of the training data has every unit of both regions.",
@@ -123,14 +113,12 @@ class ReducedRankRegression(StatisticsModel, Communicates):
         """Return the second moments of one batch, a set for each fold; bins with a missing unit are left out."""
         x, y, usable = self._regress(batch)
         fold = self._folds(batch)[usable]
-        if not bool(usable.all()):
-            x, y = x[usable], y[usable]
-        x, y = x.reshape(-1, x.shape[-1]) - self.shift_source, y.reshape(-1, y.shape[-1]) - self.shift_target
+        x, y = x - self.shift_source, y - self.shift_target  # float64, whatever is stored
         if bool((fold.diff() < 0).any()):
             order = torch.argsort(fold, stable=True)
             x, y = x[order], y[order]
         counts = torch.bincount(fold, minlength=self.config.folds)
-        parts = [_moments(a, b) for a, b in zip(x.split(counts.tolist()), y.split(counts.tolist()), strict=True)]
+        parts = [fold_moments(a, b) for a, b in zip(x.split(counts.tolist()), y.split(counts.tolist()), strict=True)]
         return Moments(counts.to(torch.float64), *(torch.stack(leaf) for leaf in zip(*parts, strict=True)))
 
     def update(self, statistics: Moments) -> Float[Tensor, ""]:
@@ -147,13 +135,13 @@ class ReducedRankRegression(StatisticsModel, Communicates):
         training = Moments(*(total - leaf for total, leaf in zip(whole, held_out, strict=True)))
         explained = torch.full_like(self.explained, torch.nan)
         if int(used.sum()) > 1:
-            spectrum = _spectrum(training)
+            spectrum, around = spectrum_of(training), around_training(training, held_out)
             for column, ridge in enumerate(self.config.ridge):
-                explained[used, column] = _explained(training, spectrum, held_out, ridge)
+                explained[used, column] = explained_by_rank(spectrum, around, ridge)
         self.explained.copy_(explained)
         column, rank = _choose(explained[used], self.config.rule)
         rank = rank if self.config.rank is None else self.config.rank
-        encode, readout = _solve(_spectrum(whole), self.config.ridge[column])
+        encode, readout = solve(spectrum_of(whole), self.config.ridge[column])
         self.rank.fill_(rank)
         self.ridge.fill_(self.config.ridge[column])
         mean_x, mean_y = whole.x[0] / whole.bins, whole.y[0] / whole.bins
@@ -188,12 +176,12 @@ class ReducedRankRegression(StatisticsModel, Communicates):
 
     def _regress(
         self, batch: Batch
-    ) -> tuple[Float[Tensor, "trial bin p"], Float[Tensor, "trial bin q"], Bool[Tensor, "trial bin"]]:
+    ) -> tuple[Num[Tensor, "usable p"], Num[Tensor, "usable q"], Bool[Tensor, "trial bin"]]:
+        """Return source and target in the bins in which all units are observed, and which bins these are."""
         source, target = batch.layout.region(self.source), batch.layout.region(self.target)
         usable = batch.valid & batch.observed[..., source].all(-1) & batch.observed[..., target].all(-1)
-        x = batch.activity[..., source].to(torch.float64)
-        y = batch.activity[..., target].to(torch.float64)
-        return x, y, usable
+        activity = batch.activity.flatten(0, 1) if bool(usable.all()) else batch.activity[usable]
+        return activity[:, source], activity[:, target], usable
 
     def _folds(self, batch: Batch) -> Int[Tensor, "trial bin"]:
         """Return the contiguous fold of each bin: by trial, or by stretches of a trial where trials are few."""
@@ -264,55 +252,6 @@ def _check(config: ReducedRankRegressionConfig, largest: int) -> None:
         raise UserError(
             f"model.rule is '{config.rule}'.", "Allowed: one_se, best.", "one_se is the rule of Semedo et al. (2019)."
         )
-
-
-def _moments(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return x.sum(0), y.sum(0), x.mT @ x, x.mT @ y, (y * y).sum()
-
-
-class Spectrum(NamedTuple):
-    """Eigenvectors of the source's covariance, and the covariance with the target in their coordinates."""
-
-    variance: Float[Tensor, "fold source"]
-    axes: Float[Tensor, "fold source source"]
-    rotated: Float[Tensor, "fold source target"]
-
-
-def _spectrum(moments: Moments) -> Spectrum:
-    """Return what the solutions of all ridges share."""
-    xx = moments.xx - moments.x[:, :, None] * moments.x[:, None] / moments.bins[:, None, None]
-    xy = moments.xy - moments.x[:, :, None] * moments.y[:, None] / moments.bins[:, None, None]
-    variance, axes = torch.linalg.eigh(xx)
-    return Spectrum(variance, axes, axes.mT @ xy)
-
-
-def _solve(spectrum: Spectrum, ridge: float) -> tuple[Float[Tensor, "fold p r"], Float[Tensor, "fold r q"]]:
-    """Return the factors of the regression of full rank, ordered by what each dimension predicts.
-
-    Directions of the source without variance (silent or duplicated units) get no weight.
-    """
-    variance, axes, rotated = spectrum
-    floor = variance[:, -1:] * variance.shape[1] * torch.finfo(variance.dtype).eps
-    inverse = torch.where(variance > floor, 1 / (variance + ridge).clamp(min=floor.clamp(min=1e-300)), 0.0)
-    scaled = inverse[..., None] * rotated
-    _, directions = torch.linalg.eigh(rotated.mT @ scaled)
-    directions = directions.flip(-1)[..., : min(rotated.shape[1:])]
-    return axes @ (scaled @ directions), directions.mT
-
-
-def _explained(training: Moments, spectrum: Spectrum, held_out: Moments, ridge: float) -> Float[Tensor, "fold rank"]:
-    """Return 1 - NSE of each held-out fold by rank, from 0, around the training mean; no prediction is formed."""
-    encode, readout = _solve(spectrum, ridge)
-    bins = held_out.bins[:, None, None]
-    mean_x, mean_y = training.x / training.bins[:, None], training.y / training.bins[:, None]
-    xx = held_out.xx - mean_x[:, :, None] * held_out.x[:, None] - held_out.x[:, :, None] * mean_x[:, None]
-    xx = xx + bins * mean_x[:, :, None] * mean_x[:, None]
-    xy = held_out.xy - mean_x[:, :, None] * held_out.y[:, None] - held_out.x[:, :, None] * mean_y[:, None]
-    xy = xy + bins * mean_x[:, :, None] * mean_y[:, None]
-    total = held_out.yy - 2 * (mean_y * held_out.y).sum(1) + held_out.bins * (mean_y**2).sum(1)
-    gain = 2 * (encode * (xy @ readout.mT)).sum(1) - (encode * (xx @ encode)).sum(1)
-    gain = torch.cat([torch.zeros_like(gain[:, :1]), gain.cumsum(1)], 1)
-    return gain / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None]
 
 
 def _choose(explained: Float[Tensor, "fold ridge rank"], rule: str) -> tuple[int, int]:
