@@ -87,12 +87,16 @@ _broken: dict[str, str] = {}
 def register(entry: Entry) -> None:
     """Add a model to the zoo; raises ValueError when the name is taken by another model."""
     taken = _entries.get(entry.name)
-    if taken is not None and taken.model.__qualname__ != entry.model.__qualname__:
+    if taken is not None and _place(taken.model) != _place(entry.model):
         raise ValueError(
             f"The model name '{entry.name}' of {entry.model.__module__} is taken by {taken.model.__module__}. "
             "Register it under another name."
         )
     _entries[entry.name] = entry
+
+
+def _place(model: type[Model]) -> tuple[str, str]:
+    return model.__module__, model.__qualname__
 
 
 @functools.cache
