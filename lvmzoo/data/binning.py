@@ -18,6 +18,7 @@ from lvmzoo.errors import UserError
 __all__ = ["Binned", "bin_activity", "bin_spikes", "observed_bins"]
 
 PIECE = 4_000_000  # values handled at a time: some 32 MB of float64, whatever the length of the session
+COUNTED = 1_000_000  # bins x units whose spikes are counted at a time, in eight bytes each
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def bin_spikes(spikes: SpikeTimes, grid: Grid, units: Int[np.ndarray, " unit"]) 
     """
     total, width = grid.total_bins, grid.bin_width_s
     counts = np.zeros((total, len(units)), dtype=np.uint8)
-    together = int(np.clip(PIECE // max(total, 1), 1, 64))
+    together = int(np.clip(COUNTED // max(total, 1), 1, 64))
     for low in range(0, len(units), together):
         block = units[low : low + together]
         index = [
@@ -160,6 +161,8 @@ def _as_stored(binned: BinnedTrials, grid: Grid, units: np.ndarray, observation:
     values, wanted = binned.values, np.uint8 if observation is Observation.COUNTS else np.float32
     return (
         isinstance(values, np.ndarray)
+        and values.flags.c_contiguous
+        and values.flags.writeable  # torch takes no other arrays without a complaint
         and values.dtype == wanted
         and values.shape == (grid.total_bins, len(units))
         and np.array_equal(units, np.arange(len(units)))

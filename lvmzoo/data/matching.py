@@ -11,7 +11,7 @@ from lvmzoo.batch import Kind, Layout, Observation
 from lvmzoo.config import DataConfig
 from lvmzoo.data.binning import Binned, bin_activity
 from lvmzoo.data.grid import Grid
-from lvmzoo.data.recording import Recording, Signal
+from lvmzoo.data.recording import NO_REGION, Recording, Signal
 from lvmzoo.data.resample import resample
 from lvmzoo.data.variables import behavior_signals, trial_columns
 from lvmzoo.errors import UserError
@@ -32,7 +32,8 @@ def match_units(recording: Recording, grid: Grid, layout: Layout) -> Binned:
         )
     rows = np.array([place.get(name, 0) for name in layout.unit_ids], dtype=np.int64)
     regions = np.repeat(list(layout.units), list(layout.units.values()))
-    moved = ~lacking & (recording.units["region"].to_numpy(dtype=object)[rows] != regions)
+    own = recording.units["region"].to_numpy(dtype=object)[rows]
+    moved = ~lacking & (own != regions) & (own != NO_REGION)
     if moved.any():
         first = int(np.flatnonzero(moved)[0])
         raise UserError(
@@ -52,7 +53,7 @@ def match_units(recording: Recording, grid: Grid, layout: Layout) -> Binned:
         f"(such as {layout.unit_ids[int(np.flatnonzero(lacking)[0])]}): they are taken as not observed.",
         stacklevel=3,
     )
-    activity[:, lacking] = 0
+    activity = np.where(lacking, np.zeros((), activity.dtype), activity)  # it may be the array of the user
     missing = np.zeros(activity.shape, dtype=bool) if binned.missing is None else binned.missing
     missing[:, lacking] = True
     return Binned(activity, binned.valid, missing)

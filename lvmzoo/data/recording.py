@@ -17,7 +17,9 @@ from jaxtyping import Float, Int
 from lvmzoo.batch import Kind, Observation
 from lvmzoo.errors import UserError
 
-__all__ = ["BinnedTrials", "Recording", "Signal", "SpikeTimes"]
+__all__ = ["NO_REGION", "BinnedTrials", "Recording", "Signal", "SpikeTimes", "unit_table"]
+
+NO_REGION = "all"  # of units whose region was not said
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Recording:
 def unit_table(
     n_units: int, regions: Sequence[Any] | np.ndarray | None = None, unit_ids: Sequence[Any] | np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Return the table of units: ids default to the position, regions to ``"all"``.
+    """Return the table of units: ids default to the position, regions to ``NO_REGION``.
 
     Raises
     ------
@@ -219,7 +221,7 @@ def unit_table(
         If there are not as many names as units, or two units share an id.
     """
     ids = [str(i) for i in (range(n_units) if unit_ids is None else unit_ids)]
-    names = ["all"] * n_units if regions is None else [str(region) for region in regions]
+    names = [NO_REGION] * n_units if regions is None else [str(region) for region in regions]
     for label, given in (("unit ids", ids), ("regions", names)):
         if len(given) != n_units:
             raise UserError(

@@ -217,6 +217,15 @@ def test_new_recordings_are_matched_by_unit_id():
     assert batch.observed[..., [0, 2, 3]].all()
 
 
+def test_the_array_of_the_user_is_not_changed():
+    counts = np.random.default_rng(0).poisson(3, (50, 2)).astype(np.uint8)
+    layout = prepare([from_arrays(counts, unit_ids=["lost", "kept"])], DataConfig())[0].layout
+    given = counts.copy()
+    with pytest.warns(UserWarning, match="lacks 1 of 2 units"):
+        apply(from_arrays(given, unit_ids=["other", "kept"]), DataConfig(), layout)
+    np.testing.assert_array_equal(given, counts)
+
+
 def test_truth_follows_units_and_bins():
     rates = np.random.default_rng(0).uniform(5, 20, (1000, 4))
     recording = Recording.from_spike_times(
