@@ -22,6 +22,7 @@ from lvmzoo.errors import UserError, unknown
 from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
+from lvmzoo.metrics.decoding import score_decoders
 from lvmzoo.models.base import Communicates, Scores
 from lvmzoo.run import Run, load_run
 from lvmzoo.train import readouts, train
@@ -157,19 +158,25 @@ class Estimator:
         """Return how well the model explains new data; higher is better.
 
         The log-likelihood per bin in nats where the model has one, 1 - NSE of the target region where it predicts
-        one, else the R2 with which ``y`` is decoded from the latents.
+        one, else how well ``y`` is read out from the latents by the readout of the fit: R2 (of cosine and sine for
+        angles), or the share of categories that are right.
         """
         run = self._fitted()
-        recording = self._read(X, y)[0]
-        trials = apply(recording, self._data_config(), next(iter(run.model.layouts.values())))
+        trials = self._trials(X, y)
         if isinstance(run.model, Scores):
             with torch.no_grad():
                 batch = trials.batch()
                 return float(run.model.log_likelihood(batch).sum() / batch.valid.sum())
         train_part = run.sessions[0].train if run.sessions else trials
         evaluation = Evaluation(run.model, Session(train_part, trials.select([]), trials), self.seed)
-        name = "variance_explained" if isinstance(run.model, Communicates) else "behavior_r2"
-        found = [score.value for score in METRICS[name](evaluation)]
+        if isinstance(run.model, Communicates):
+            scores = METRICS["variance_explained"](evaluation)
+        else:
+            decoders = {
+                name: decoder for (of, name), decoder in self._readouts().items() if of == trials.layout.session
+            }
+            scores = score_decoders(evaluation, decoders)
+        found = [score.value for score in scores if score.better == "higher"]
         if not found:
             raise UserError(
                 f"{self.model} cannot be scored on activity alone.",
@@ -207,18 +214,26 @@ class Estimator:
         return _build(DataConfig, "data", {"bin_width_s": self.bin_width_s, **given, "split": split})
 
     def _read(self, X: Activity, y: Behavior | None = None) -> list[Recording]:
+        if isinstance(X, Recording | str | Path) and y is not None:
+            raise UserError(
+                f"y was given beside a {'Recording' if isinstance(X, Recording) else 'file'}.",
+                "Recordings and files hold their behavior themselves.",
+                "Put y into the recording (Recording.behavior), or give X as arrays.",
+            )
         if isinstance(X, Recording):
             return [X]
         if isinstance(X, str | Path):
             return load_recordings(dataclasses.replace(self._data_config(), path=str(X)))
         return [from_arrays(X, y, bin_width_s=self.bin_width_s, regions=self.regions)]
 
+    def _trials(self, X: Activity, y: Behavior | None = None) -> Trials:
+        """Return new data as the fitted model expects them: in the layout of their session, else of the first."""
+        layouts = self._fitted().model.layouts
+        recording = self._read(X, y)[0]
+        return apply(recording, self._data_config(), layouts.get(recording.session, next(iter(layouts.values()))))
+
     def _per_trial(self, X: Activity, function: Any) -> Any:
-        run = self._fitted()
-        recording = self._read(X)[0]
-        layouts = run.model.layouts
-        layout = layouts.get(recording.session, next(iter(layouts.values())))
-        trials: Trials = apply(recording, self._data_config(), layout)
+        trials = self._trials(X)
         with torch.no_grad():
             batch = trials.batch()
             values = function(batch).numpy()

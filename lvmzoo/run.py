@@ -119,7 +119,10 @@ def load_run(folder: str | Path) -> Run:
         )
     entry = registry.get(description["model"])
     layouts = [Layout.from_json(plain) for plain in description["layouts"]]
+    experiment = read_experiment(folder)
     model = entry.model(entry.config(**description["config"]), layouts)
+    if experiment.trainer.precision == "64":
+        model.double()
     model.load_state_dict(state)
     model.eval()
     decoders = {}
@@ -129,7 +132,7 @@ def load_run(folder: str | Path) -> Run:
     rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
     scores = [Score(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
     history = pd.read_csv(folder / "history.csv")
-    return Run(model, entry, read_experiment(folder), None, scores, history, folder, description["facts"], decoders)
+    return Run(model, entry, experiment, None, scores, history, folder, description["facts"], decoders)
 
 
 def experiment_to_plain(experiment: Experiment) -> dict[str, Any]:

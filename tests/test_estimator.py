@@ -121,3 +121,45 @@ def test_arrays_and_the_command_line_give_identical_parameters(tmp_path: Path) -
     for one, other in zip(lvmzoo.load(run.folder).transform(path), estimator.transform(path), strict=True):
         assert np.array_equal(one, other)
     assert dataclasses.is_dataclass(composed)
+
+
+def test_new_data_are_scored_by_the_readout_of_the_fit(tmp_path: Path) -> None:
+    """A readout fitted to the data that it is scored on would explain noise."""
+    random = np.random.default_rng(0)
+    X, angle = random.poisson(1.0, (300, 6)), random.uniform(0, 2 * np.pi, (300, 1))
+    settings = {"trainer": {"max_steps": 5, "batch_size": 32, "progress": False}, "receptive_field_bins": 1}
+    data = {"behavior_kinds": {"angle": "circular"}}
+    fitted = Estimator("contrastive", data=data, **settings).fit(X, {"angle": angle})
+    loaded = lvmzoo.load(fitted.save(tmp_path / "model"))
+    new, labels = random.poisson(1.0, (60, 6)), {"angle": random.uniform(0, 2 * np.pi, (60, 1))}
+    assert loaded.score(new, labels) == pytest.approx(fitted.score(new, labels), abs=1e-9)
+    assert fitted.score(new, labels) < 0.1  # an R2: not mixed with an error in degrees
+
+
+def test_regions_need_not_be_said_again(tmp_path: Path) -> None:
+    X, _ = trials()
+    rrr = Estimator("reduced_rank_regression", regions=["a"] * 6 + ["b"] * 5, trainer=TRAINER).fit(X)
+    again = lvmzoo.load(rrr.save(tmp_path / "model"))
+    for one, other in zip(rrr.predict(X), again.predict(X), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_behavior_beside_a_recording_is_refused() -> None:
+    with pytest.raises(UserError, match="y was given beside a Recording"):
+        make().fit(recording(), np.zeros(10))
+
+
+def test_arrays_of_any_layout_in_memory_are_taken_and_left_alone() -> None:
+    counts = np.random.default_rng(0).poisson(1.0, (200, 6)).astype(np.uint8)
+    expected = make().fit(counts[:, ::-1].copy()).transform(counts[:, ::-1].copy())
+    np.testing.assert_array_equal(make().fit(counts[:, ::-1]).transform(counts[:, ::-1]), expected)
+    frozen = counts.copy()
+    frozen.setflags(write=False)
+    make().fit(frozen)
+
+
+def test_double_precision_survives_saving(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).poisson(1.0, (200, 6))
+    settings = {"trainer": {"max_steps": 3, "batch_size": 32, "progress": False, "precision": "64"}}
+    fitted = Estimator("contrastive", **settings).fit(X)
+    np.testing.assert_array_equal(lvmzoo.load(fitted.save(tmp_path / "model")).transform(X), fitted.transform(X))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.decode import PENALTIES, Decoder, angular_error, decode, encode, fit_decoder, quality
 from lvmzoo.metrics.spread import group_sums, r2, ratio_sem
 
-__all__ = ["best_decoders", "decoding_scores", "fit_decoders"]
+__all__ = ["best_decoders", "decoding_scores", "fit_decoders", "score_decoders"]
 
 DRAWS = 200  # of the bootstrap over trials behind the spread of a median
 
@@ -74,8 +74,13 @@ def decoding_scores(
     """
     if not len(evaluation.bins("test")) or not len(evaluation.bins("train")):
         return []
+    return score_decoders(evaluation, fit_decoders(evaluation, kind, penalties), suffix)
+
+
+def score_decoders(evaluation: Evaluation, decoders: Mapping[str, Decoder], suffix: str = "") -> list[Score]:
+    """Return the scores of readouts that are fitted already, variable -> decoder, on test bins."""
     scores: list[Score] = []
-    for name, decoder in fit_decoders(evaluation, kind, penalties).items():
+    for name, decoder in decoders.items():
         truth = evaluation.behavior("test", name)
         known = np.isfinite(truth).all(1)
         if known.any():
