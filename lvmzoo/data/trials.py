@@ -71,13 +71,15 @@ class Trials:
         start = np.where(filler, 0, self.start[rows] if len(self) else 0)
         length = np.where(filler, 0, self.lengths[rows] if len(self) else 0)
         bins = max(int(length.max()), 1) if len(rows) else 1
+        shape = (len(rows), bins)
         end_to_end = len(rows) > 0 and not filler.any() and (length == bins).all() and (np.diff(start) == bins).all()
-        grid = torch.from_numpy(np.minimum(start[:, None] + np.arange(bins), len(self.valid) - 1))
-        padding = torch.from_numpy(np.arange(bins) >= length[:, None])
+        if not end_to_end:
+            grid = torch.from_numpy(np.minimum(start[:, None] + np.arange(bins), len(self.valid) - 1))
+            padding = torch.from_numpy(np.arange(bins) >= length[:, None])
 
         def cut(stored: Tensor, fill: float) -> Tensor:
             if end_to_end:
-                return stored[int(start[0]) : int(start[0]) + grid.numel()].unflatten(0, grid.shape)
+                return stored[int(start[0]) : int(start[0]) + len(rows) * bins].unflatten(0, shape)
             taken = stored[grid]
             taken[padding] = fill
             return taken
