@@ -34,6 +34,10 @@ class SplitConfig:
     held_out_units: Any = 0.0  # for co-smoothing: a fraction drawn from the seed, or a list of unit indices
     seed: int = 0  # of the draw of held-out units
 
+    def __post_init__(self) -> None:
+        """Refuse a seed that no generator takes; raises UserError."""
+        _at_least("data.split.seed", self.seed, 0)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -57,6 +61,17 @@ class DataConfig:
     behavior: list[str] | None = None  # variables to use; null: all
     behavior_kinds: dict[str, str] = field(default_factory=dict)  # name -> continuous, circular or categorical
     split: SplitConfig = field(default_factory=SplitConfig)  # into training, validation and test data
+
+    def __post_init__(self) -> None:
+        """Refuse lengths and rates that no recording can be cut by; raises UserError."""
+        _at_least("data.smoothing_s", self.smoothing_s, 0)
+        _at_least("data.minimum_rate_hz", self.minimum_rate_hz, 0)
+        if self.segment_s is not None and not self.segment_s > 0:
+            raise UserError(
+                f"data.segment_s={self.segment_s:g} is not possible.",
+                "A segment has a positive length in seconds.",
+                "Write data.segment_s=5, or null to keep stretches whole.",
+            )
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,10 @@ class Experiment:
     name: str | None = None  # of the run folder; null: model, session and time
     resume: str | None = None  # a run folder to continue
     report: bool = True  # write report.html
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that no generator takes; raises UserError."""
+        _at_least("seed", self.seed, 0)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -9,6 +9,30 @@ import pytest
 from lvmzoo.cli import main
 
 WRONG = {
+    "a seed below zero": (
+        ["seed=-1"],
+        "seed=-1 is not possible.",
+        "It has to be at least 0.",
+        "Write seed=VALUE",
+    ),
+    "segments without a length": (
+        ["data.segment_s=0"],
+        "data.segment_s=0 is not possible.",
+        "positive length",
+        "data.segment_s=5",
+    ),
+    "smoothing by less than nothing": (
+        ["data.smoothing_s=-0.1"],
+        "data.smoothing_s=-0.1 is not possible.",
+        "It has to be at least 0.",
+        "Write data.smoothing_s=VALUE",
+    ),
+    "no file at all": (
+        ["data.path=[]"],
+        "data.path is an empty list.",
+        "NWB or npz file",
+        "Name at least one file",
+    ),
     "unknown setting of a model": (
         ["model=lds", "model.latens=8"],
         "There is no setting named 'model.latens'.",

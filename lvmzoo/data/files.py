@@ -76,6 +76,12 @@ def files_of(given: Any) -> list[Path]:
             error = unknown("file", Path(text).name, near)
             raise UserError(f"There is no file '{text}'.", folder, error.fix if near else "Check the path.")
         found.extend(Path(match) for match in matches)
+    if not found:
+        raise UserError(
+            "data.path is an empty list.",
+            "It names an NWB or npz file, a glob, or a list of them.",
+            "Name at least one file, such as data.path=[a.nwb,b.nwb].",
+        )
     resolved = [path.resolve() for path in found]
     for place, path in enumerate(resolved):
         if path in resolved[:place]:
