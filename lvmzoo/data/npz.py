@@ -43,6 +43,12 @@ def read_npz(path: str | Path, config: DataConfig) -> Recording:
     values = stored[key]
     lengths = stored.get("trial_length_bins")
     if values.ndim == 3:
+        if lengths is not None and (lengths != values.shape[1]).any():
+            raise UserError(
+                f"{path.name}: '{key}' has shape {values.shape}, and trial_length_bins says that trials are shorter.",
+                "Trials of different lengths are stored end to end, as (bins, units): padding would be taken for data.",
+                "Store np.concatenate([trial[:n] for trial, n in zip(counts, trial_length_bins)]).",
+            )
         lengths = np.full(len(values), values.shape[1])
         shape = values.shape[:2]
         values = values.reshape(-1, values.shape[2])

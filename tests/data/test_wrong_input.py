@@ -209,6 +209,7 @@ def test_wrong_arrays(arguments: dict[str, Any], expected: str):
         ({"spikes": COUNTS}, "named counts, activity, residuals, observations"),
         ({"counts": COUNTS - 5}, "negative or not whole"),
         ({"counts": COUNTS, "trial_length_bins": np.array([100, 100])}, "adds up to 200 bins and 'counts' has 300"),
+        ({"counts": COUNTS[None], "trial_length_bins": np.array([200])}, "trials are shorter"),
         ({"counts": COUNTS, "timestep": np.zeros(300, int)}, "timestep does not ascend"),
         ({"counts": np.array([[1], None], dtype=object)}, "it holds Python objects"),
         ({"counts": COUNTS, "region": np.array(["V1"] * 4)}, "4 regions were given for 5 units"),
