@@ -45,7 +45,7 @@ __all__ = ["readouts", "train"]
 
 logger = logging.getLogger("lvmzoo")
 
-_STEPS = 1000  # of a gradient model that recommends no number
+_STEPS, _LEARNING_RATE = 1000, 1e-3  # of a gradient model that recommends none
 
 
 def train(experiment: Experiment, recordings: Sequence[Recording] | None = None, *, write: bool = True) -> Run:
@@ -218,12 +218,19 @@ def _learner(experiment: Experiment, model: Model, data: TrainingData) -> tuple[
         total, unit = min(config.max_epochs or 1, model.passes or sys.maxsize), "passes"
     else:
         assert isinstance(model, GradientModel)
+        if config.max_epochs and data.steps_an_epoch is None:
+            logger.warning(
+                "trainer.max_epochs=%d does not limit %s, which draws pairs without end: set trainer.max_steps.",
+                config.max_epochs,
+                model.config.name,
+            )
         limits = [
             config.max_steps,
             config.max_epochs and data.steps_an_epoch and config.max_epochs * data.steps_an_epoch,
         ]
         total, unit = min((limit for limit in limits if limit), default=_STEPS), "steps"
-        learner = GradientLearner(model, config.learning_rate or 1e-3, config.weight_decay, total, experiment.seed)
+        rate = _LEARNING_RATE if config.learning_rate is None else config.learning_rate
+        learner = GradientLearner(model, rate, config.weight_decay, total, experiment.seed)
         data.steps_a_round = min(config.validate_every_steps, total)
     data.position = lambda: learner.step
     return learner, total, unit

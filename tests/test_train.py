@@ -106,6 +106,21 @@ def test_divergence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         train(experiment("lds"), [world.recording()], write=False)
 
 
+def test_what_a_model_cannot_honor_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="lvmzoo"):
+        train(experiment("contrastive", max_epochs=3, max_steps=2), [world.recording()], write=False)
+    assert "trainer.max_epochs=3 does not limit contrastive" in caplog.text
+
+
+def test_a_learning_rate_of_zero_is_zero() -> None:
+    one, three = (
+        train(experiment("contrastive", learning_rate=0.0, max_steps=steps), [world.recording()], write=False).model
+        for steps in (1, 3)
+    )
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, three.state_dict()[name]), name
+
+
 def test_half_precision_is_refused_where_it_would_lose_the_solution() -> None:
     with pytest.raises(UserError, match="bf16"):
         train(experiment("lds", precision="bf16"), [world.recording()], write=False)
