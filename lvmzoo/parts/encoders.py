@@ -8,6 +8,7 @@ of three, and a last convolution into the latents. Nothing is padded: each layer
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class BinConvolution(nn.Module):
     """Convolution over the leading axis, without padding.
 
     With bins first, the bins that one tap sees lie end to end in memory, so each tap is one matrix product on a view:
-    nothing is unfolded. On a CPU this takes two thirds of the time of ``conv1d``.
+    nothing is unfolded. On a CPU this takes about half the time of ``conv1d``.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
@@ -43,12 +44,11 @@ class BinConvolution(nn.Module):
 
     def forward(self, signal: Float[Tensor, "bin window input"]) -> Float[Tensor, "shorter window output"]:
         """Return the convolution of every window."""
-        kernel, inputs, outputs = self.weight.shape
-        shorter = signal.shape[0] - kernel + 1
-        result: Tensor = self.bias
-        for tap in range(kernel):
-            result = torch.addmm(result, signal[tap : tap + shorter].reshape(-1, inputs), self.weight[tap])
-        return result.view(shorter, -1, outputs)
+        operands: tuple[Tensor, ...] = (signal.contiguous(), self.weight, self.bias)
+        device = signal.device.type
+        if torch.is_autocast_enabled(device):  # sums in place take no part in autocasting
+            operands = tuple(operand.to(torch.get_autocast_dtype(device)) for operand in operands)
+        return _Convolve.apply(*operands)
 
 
 class OffsetEncoder(nn.Module):
@@ -77,3 +77,29 @@ class OffsetEncoder(nn.Module):
             crop = (hidden.shape[0] - deeper.shape[0]) // 2
             hidden = deeper + hidden[crop : crop + deeper.shape[0]]
         return self.last(hidden)
+
+
+class _Convolve(torch.autograd.Function):
+    """Sums the taps in place; autograd alone would fill and add an array of the signal's size for each."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(signal, weight)
+        shorter = signal.shape[0] - len(weight) + 1
+        result = torch.addmm(bias, signal[:shorter].flatten(0, 1), weight[0])
+        for tap in range(1, len(weight)):
+            result.addmm_(signal[tap : tap + shorter].flatten(0, 1), weight[tap])
+        return result.unflatten(0, (shorter, -1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        signal, weight = ctx.saved_tensors
+        shorter, gradient = len(gradients[0]), gradients[0].flatten(0, 1)
+        taps = [signal[tap : tap + shorter].flatten(0, 1) for tap in range(len(weight))]
+        of_weight = torch.stack([tap.T @ gradient for tap in taps])
+        of_signal = None
+        if ctx.needs_input_grad[0]:
+            of_signal = torch.zeros_like(signal)
+            for tap in range(len(weight)):
+                of_signal[tap : tap + shorter].flatten(0, 1).addmm_(gradient, weight[tap].T)
+        return of_signal, of_weight, gradient.sum(0)

@@ -47,3 +47,27 @@ def test_encoder_equals_a_stack_of_conv1d() -> None:
         hidden = functional.gelu(conv(layer, hidden)) + hidden[..., 1:-1]
     expected = conv(encoder.last, hidden).permute(2, 0, 1)
     torch.testing.assert_close(encoder(signal), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_the_convolution() -> None:
+    layer = BinConvolution(4, 3, 3).double()
+    signal = torch.randn(6, 2, 4, dtype=torch.float64, requires_grad=True)
+
+    def convolve(value: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (value,))
+
+    inputs = (signal, layer.weight.detach().requires_grad_(), layer.bias.detach().requires_grad_())
+    assert torch.autograd.gradcheck(convolve, inputs)
+    assert torch.autograd.gradgradcheck(convolve, inputs)
+
+
+def test_half_precision_by_autocast() -> None:
+    encoder = OffsetEncoder(6, 8, 3, 10)
+    signal = torch.randn(10, 30, 6)
+    exact = encoder(signal)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = encoder(signal)
+    assert coarse.dtype is torch.bfloat16
+    torch.testing.assert_close(coarse.float(), exact, rtol=0.05, atol=0.05)
+    coarse.float().sum().backward()
+    assert encoder.first.weight.grad.dtype is torch.float32

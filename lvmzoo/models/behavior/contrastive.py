@@ -145,10 +145,16 @@ class Contrastive(GradientModel):
         """Return the encoder's output for standardized activity, the training mean where nothing was observed."""
         if self._hides:
             activity, observed = activity[..., self.units], observed[..., self.units]
-        standardized = (activity.to(self.mean.dtype) - self.mean).div_(self.scale)
-        if not bool(observed.all()):
+        standardized = activity.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.scale)
+        if not _all(observed):
             standardized = torch.where(observed, standardized, 0)
         return self.encoder(standardized)
+
+
+def _all(flags: Bool[Tensor, ...]) -> bool:
+    """Return whether all are true; of a broadcast view, one of each is looked at: the rest costs as much as a layer."""
+    distinct = tuple(slice(None) if stride else slice(1) for stride in flags.stride())
+    return bool(flags[distinct].all())
 
 
 def _padded_rows(valid: Bool[Tensor, "trial bin"], before: int, after: int) -> Int[Tensor, "trial padded"]:
