@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -32,7 +33,15 @@ from lvmzoo.models.base import Model
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "experiment_from_plain", "experiment_to_plain", "load_run", "make_folder", "read_experiment"]
+__all__ = [
+    "Run",
+    "experiment_from_plain",
+    "experiment_to_plain",
+    "load_run",
+    "make_folder",
+    "new_folder",
+    "read_experiment",
+]
 
 FORMAT = 1  # of run.json and model.safetensors; raise it when an older release could not read them
 
@@ -176,17 +185,31 @@ def make_folder(experiment: Experiment, sessions: Sequence[str]) -> Path:
     """Make a new run folder; two runs started in the same second get two folders."""
     label = sessions[0] if len(sessions) == 1 else f"{len(sessions)}-sessions"
     name = experiment.name or f"{experiment.model.name}-{label}-{time.strftime('%Y%m%d-%H%M%S')}"
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "run"
-    parent = Path(experiment.output)
-    parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, 10_000):
-        folder = parent / (slug if attempt == 1 else f"{slug}-{attempt}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise UserError(f"{parent} holds too many runs named {slug}.", "At most 9999.", "Choose another name=….")
+    return new_folder(Path(experiment.output), re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "run")
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make a folder that was not there before, numbered where the name is taken.
+
+    Raises
+    ------
+    UserError
+        When no folder can be made there.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 10_000):
+            with contextlib.suppress(FileExistsError):
+                folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise UserError(
+            f"No folder can be made in output={parent}: {error.strerror}.",
+            "Runs are written there, each into a folder of its own.",
+            "Choose another output=DIR, or make it writable.",
+        ) from error
+    raise UserError(f"{parent} holds too many folders named {name}.", "At most 9999.", "Choose another output=DIR.")
 
 
 def write_text(path: Path, text: str) -> None:

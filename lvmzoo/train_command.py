@@ -111,6 +111,7 @@ def _spoken() -> Iterator[None]:
     handler, logger = logging.StreamHandler(), logging.getLogger("lvmzoo")
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # the command says by itself how it failed
     logger.addHandler(handler)
     try:
         yield
@@ -139,7 +140,10 @@ def _print_scores(finished: Run) -> None:
 
 def _sweep(arguments: Sequence[str], options: argparse.Namespace) -> int:
     """Run every combination; each job leaves its outcome in a file, so that none is lost whatever launches it."""
-    folder = _sweep_folder(str(load(_first_values(options.overrides), options.config_dir).output))
+    from lvmzoo.run import new_folder
+
+    parent = Path(load(_first_values(options.overrides), options.config_dir).output)
+    folder = new_folder(parent, time.strftime("sweep-%Y%m%d-%H%M%S"))
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     try:
         call_hydra([*arguments, f"hydra.sweep.dir='{quoted}'"], _job)
@@ -216,21 +220,6 @@ def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
         first = outcome["error"][0].removeprefix("Error: ")
         print(f"Job {outcome['job']} ({own[outcome['job']]}) failed: {first}", file=sys.stderr)
     print(f"Sweep: {folder}, {len(outcomes) - len(failed)} of {len(outcomes)} runs done")
-
-
-def _sweep_folder(output: str) -> Path:
-    """Make the folder of one sweep; two started in the same second get two folders."""
-    parent = Path(output)
-    parent.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime("sweep-%Y%m%d-%H%M%S")
-    for attempt in range(1, 1000):
-        folder = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise UserError(f"{parent} holds too many sweeps named {stamp}.", "At most 999.", "Choose another output=….")
 
 
 def _first_values(overrides: Sequence[str]) -> list[str]:

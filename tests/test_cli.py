@@ -183,6 +183,23 @@ def test_exit_codes(train: Any, error: BaseException, code: int, text: str, caps
         Path(log[1]).unlink()
 
 
+def test_what_goes_wrong_within_a_run_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log of the run has it too, and the terminal has the three lines alone, after what was said before."""
+    overrides = ["model=contrastive", "data=lds", "model.receptive_field_bins=400", "trainer.progress=false"]
+    assert main(["train", *overrides]) == 2
+    told = capsys.readouterr().err
+    assert told.count("no window of 400 bins") == 1
+    [log] = Path("runs").glob("*/log.txt")
+    assert "no window of 400 bins" in log.read_text()
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_folder_that_cannot_be_made_is_explained(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("taken").write_text("")
+    assert main(["train", *flags, "data=lds", "output=taken"]) == 2
+    assert "No folder can be made in output=taken" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(
     train: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
