@@ -26,7 +26,7 @@ from lvmzoo.data.load import load, prepare
 from lvmzoo.data.module import TrainingData
 from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session
-from lvmzoo.errors import Interrupted, UserError, unknown
+from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.learners.callbacks import Checkpoints, Learner, Progress, Record, Signals
 from lvmzoo.learners.gradient import GradientLearner
 from lvmzoo.learners.loggers import make_logger
@@ -182,9 +182,11 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
     else:
         model.prepare(_Again(data.everything))
     if not record.finished:
+        accelerator = _accelerator(config.accelerator, model)
+        _check_devices(accelerator, config.devices)
         with signals.listening(), quiet():
             trainer = pl.Trainer(
-                accelerator=_accelerator(config.accelerator, model),
+                accelerator=accelerator,
                 devices=config.devices,
                 strategy=_strategy(config.devices, config.accelerator),
                 precision="bf16-mixed" if config.precision == "bf16" else "32-true",
@@ -247,16 +249,30 @@ class _Again:
 
 
 def _accelerator(name: str, model: Model) -> str:
-    """Return the device to train on; models in float64 run on the CPU unless another device is asked for."""
-    if isinstance(model, StatisticsModel):
-        if name == "mps":
-            logger.warning(
-                "trainer.accelerator=mps has no float64, which %s needs: it runs on the CPU.", model.config.name
-            )
-        return name if name not in ("auto", "mps") else "cpu"
-    if name not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise unknown("accelerator", name, ("auto", "cpu", "gpu", "mps"))
-    return name
+    """Return the device to train on; models in float64 stay off those that have none.
+
+    Statistics models run on the CPU unless another device is asked for.
+    """
+    solves = isinstance(model, StatisticsModel)
+    double = solves or any(parameter.dtype == torch.float64 for parameter in model.parameters())
+    if name == "mps" and double:
+        logger.warning("trainer.accelerator=mps has no float64, which %s needs: it runs on the CPU.", model.config.name)
+        return "cpu"
+    return "cpu" if name == "auto" and (solves or (double and torch.backends.mps.is_available())) else name
+
+
+def _check_devices(accelerator: str, devices: int) -> None:
+    """Raise UserError for a device that is not there."""
+    mps = int(torch.backends.mps.is_available())
+    there = {"gpu": torch.cuda.device_count() or mps, "cuda": torch.cuda.device_count(), "mps": mps}.get(accelerator)
+    if there is not None and there < devices:
+        raise UserError(
+            f"trainer.accelerator={accelerator} with trainer.devices={devices} is not possible here.",
+            f"This machine has {there} such devices that PyTorch can use.",
+            f"Set trainer.devices={there}."
+            if there
+            else "Set trainer.accelerator=cpu, or install PyTorch for your GPU.",
+        )
 
 
 def _strategy(devices: int, accelerator: str) -> Any:

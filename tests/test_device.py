@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lvmzoo import registry
+from lvmzoo.errors import UserError
 from lvmzoo.train import _accelerator, train
 from tests.contract.test_every_model import NAMES, STATISTICS, experiment
 from tests.contract.world import recording, session
@@ -25,6 +26,23 @@ def test_float64_models_move_off_mps_with_a_message(caplog: pytest.LogCaptureFix
 def test_gradient_models_take_the_device_that_is_asked_for() -> None:
     entry, layout = registry.get("contrastive"), session().layout
     assert _accelerator("mps", entry.model(entry.tiny(layout), [layout])) == "mps"
+
+
+def test_double_precision_stays_off_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, layout = registry.get("contrastive"), session().layout
+    model = entry.model(entry.tiny(layout), [layout])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert _accelerator("auto", model) == "auto"
+    assert _accelerator("auto", model.double()) == "cpu"
+    assert _accelerator("mps", model) == "cpu"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_device_that_is_not_there_is_said(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="This machine has 0 such devices"):
+        train(experiment(name, accelerator="gpu"), [recording()], write=False)
 
 
 @pytest.mark.parametrize("name", NAMES)
