@@ -190,6 +190,7 @@ def test_communication_subspace_of_published_recordings(shared_data: Path) -> No
         ({"source": "target", "target": "target"}, "both 'target'"),
         ({"rank": 11}, "model.rank is 11"),
         ({"ridge": [-1.0]}, "model.ridge"),
+        ({"ridge": [float("nan")]}, "model.ridge"),
         ({"folds": 1}, "model.folds is 1"),
         ({"rule": "paired"}, "Allowed: one_se, best"),
     ],

@@ -242,7 +242,7 @@ def _check(config: ReducedRankRegressionConfig, largest: int) -> None:
         )
     if config.folds < 2:
         raise UserError(f"model.folds is {config.folds}.", "At least 2 are needed.", "The usual choice is 10.")
-    if not config.ridge or min(config.ridge) < 0:
+    if not config.ridge or not all(ridge >= 0 for ridge in config.ridge):  # NaN is not
         raise UserError(
             f"model.ridge is {list(config.ridge)}.",
             "It is a list of penalties, each zero or positive.",
