@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lvmzoo.batch import Layout
     from lvmzoo.models.base import Model
 
-__all__ = ["Entry", "Family", "Reference", "Training", "broken_plugins", "entries", "get", "register"]
+__all__ = ["Entry", "Family", "Reference", "Training", "broken_plugins", "entries", "get", "register", "withdraw"]
 
 
 class Family(StrEnum):
@@ -109,8 +109,14 @@ def _discover() -> None:
         try:
             point.load()
         except Exception as error:  # a plugin may raise anything; it is reported and must harm nothing else
-            _broken[point.name] = f"{type(error).__name__}: {error}"
-            warnings.warn(f"Plugin '{point.name}' could not be loaded ({_broken[point.name]}).", stacklevel=2)
+            withdraw(point.name, f"{type(error).__name__}: {error}")
+
+
+def withdraw(name: str, reason: str) -> None:
+    """Take a plugin out of the zoo, with a warning, and remember why."""
+    _entries.pop(name, None)
+    _broken[name] = reason
+    warnings.warn(f"Plugin '{name}' could not be loaded ({reason}).", stacklevel=3)
 
 
 def entries() -> Mapping[str, Entry]:

@@ -17,6 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lvmzoo import registry
 from lvmzoo.config import Experiment
@@ -45,7 +46,13 @@ def fill_store() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="experiment", node=_open(Experiment))
     for name, entry in registry.entries().items():
-        node = _open(entry.config)
+        try:
+            node = _open(entry.config)
+        except OmegaConfBaseException as error:
+            if entry.model.__module__.startswith("lvmzoo."):
+                raise
+            registry.withdraw(name, f"its config cannot be typed: {str(error).splitlines()[0]}")
+            continue
         store.store(group="schema/model", name=name, node=node)
         if not (config_folder() / "model" / f"{name}.yaml").exists():  # a plugin
             store.store(group="model", name=name, node=node)
