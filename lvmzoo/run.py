@@ -109,10 +109,12 @@ def load_run(folder: str | Path) -> Run:
         description = json.loads((folder / "run.json").read_text())
         state = load_file(folder / "model.safetensors")
         tensors = load_file(folder / "readouts.safetensors")
+        rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
+        history = pd.read_csv(folder / "history.csv")
     except FileNotFoundError as error:
         raise UserError(
             f"There is no finished run in {folder}.",
-            f"A run folder holds run.json and model.safetensors; missing: {Path(error.filename or 'model').name}.",
+            "A run folder holds run.json, model.safetensors, readouts.safetensors, metrics.json and history.csv.",
             "Give the folder that `lvmzoo train` printed, or continue an interrupted run with resume=FOLDER.",
         ) from error
     except (json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
@@ -138,9 +140,7 @@ def load_run(folder: str | Path) -> Run:
     for number, plain in description["readouts"].items():
         arrays = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.split("/")[0] == number}
         decoders[plain["session"], plain["name"]] = decoder_from_state(plain, arrays)
-    rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
     scores = [Score(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
-    history = pd.read_csv(folder / "history.csv")
     return Run(model, entry, experiment, None, scores, history, folder, description["facts"], decoders)
 
 
@@ -178,7 +178,15 @@ def read_experiment(folder: str | Path) -> Experiment:
             "A run folder holds config.yaml.",
             "Give the folder that `lvmzoo train` printed; runs lie in runs/ unless output=… says otherwise.",
         )
-    return experiment_from_plain(yaml.safe_load(path.read_text()))
+    try:
+        return experiment_from_plain(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} cannot be read: {reason}.",
+            "It holds the settings of a run as this release of lvmzoo writes them.",
+            "Undo changes to the file, or use the release that run.json names.",
+        ) from error
 
 
 def make_folder(experiment: Experiment, sessions: Sequence[str]) -> Path:

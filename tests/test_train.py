@@ -17,7 +17,7 @@ from lvmzoo.checkpoint import read_checkpoint, write_bytes, write_checkpoint
 from lvmzoo.config import LoggerConfig
 from lvmzoo.errors import DivergedError, Interrupted, UserError
 from lvmzoo.models.single_region.lds import LDS
-from lvmzoo.run import experiment_from_plain, experiment_to_plain, load_run
+from lvmzoo.run import experiment_from_plain, experiment_to_plain, load_run, read_experiment
 from lvmzoo.train import train
 from tests.contract import world
 from tests.contract.test_every_model import experiment
@@ -136,6 +136,21 @@ def test_a_run_of_a_later_release_says_so(tmp_path: Path) -> None:
     (run.folder / "model.safetensors").write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot be read"):
         load_run(run.folder)
+    with pytest.raises(UserError, match="no finished run"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["model: [", "unknown: 3\nmodel: {name: lds}", "{}"])
+def test_settings_that_cannot_be_read_are_the_users_to_mend(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
+        read_experiment(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["metrics.json", "history.csv", "readouts.safetensors"])
+def test_a_run_that_lost_a_file_says_so(lost: str, tmp_path: Path) -> None:
+    run = train(experiment("lds"), [world.recording()], write=False)
+    (run.save(tmp_path) / lost).unlink()
     with pytest.raises(UserError, match="no finished run"):
         load_run(tmp_path)
 
