@@ -31,13 +31,10 @@ _METRICS = {
     "latent_r2": "Recovery R² of the true latents",
     "state_r2": "State R²",
     "behavior_r2": "Behavior R², linear",
-    "behavior_r2_ridge": "Behavior R², linear",
     "behavior_r2_knn": "Behavior R², nearest neighbors",
     "behavior_error": "Median error, linear",
-    "behavior_error_ridge": "Median error, linear",
     "behavior_error_knn": "Median error, nearest neighbors",
     "behavior_accuracy": "Accuracy, linear",
-    "behavior_accuracy_ridge": "Accuracy, linear",
     "behavior_accuracy_knn": "Accuracy, nearest neighbors",
 }
 _KEY = (
@@ -118,7 +115,7 @@ def highlights(scores: list[Score], used: tuple[str, ...] = ()) -> list[Row]:
             score.value if score.better == "lower" else -score.value,
         ),
     ):
-        family = score.metric.removesuffix("_knn").removesuffix("_ridge")
+        family = score.metric.removesuffix("_knn")
         if (family == "bits_per_spike" and "co_bps" in chosen) or (family == "log_likelihood" and len(chosen) > 2):
             continue
         if family == "behavior_r2" and any(
