@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from lvmzoo import registry
+from lvmzoo.batch import Batch
 from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
 from lvmzoo.data.arrays import from_arrays
 from lvmzoo.data.load import apply
@@ -125,7 +127,7 @@ class Estimator:
 
     def transform(self, X: Activity) -> Any:
         """Return the latents: an array of the shape of ``X`` with latents in place of units, or a list of trials."""
-        return self._per_trial(X, lambda batch: self.run_.model.latents(batch))
+        return _like(X, self._trials(X), self._fitted().model.latents)
 
     def fit_transform(self, X: Activity, y: Behavior | None = None) -> Any:
         """Fit, and return the latents of the same data."""
@@ -138,8 +140,7 @@ class Estimator:
         """
         run = self._fitted()
         if isinstance(run.model, Communicates):
-            communicator = run.model
-            return self._per_trial(X, communicator.predict_target)
+            return _like(X, self._trials(X), run.model.predict_target)
         decoders = self._readouts()
         if not decoders:
             raise UserError(
@@ -147,10 +148,12 @@ class Estimator:
                 "It was fitted without behavior, and it predicts no region from another.",
                 "Give behavior to fit: Estimator(...).fit(X, y).",
             )
-        session = next(iter(run.model.layouts))
-        latents = self.transform(X)
+        trials = self._trials(X)
+        latents = _like(X, trials, run.model.latents)
         decoded = {
-            name: _map_trials(latents, decoder.predict) for (of, name), decoder in decoders.items() if of == session
+            name: _map_trials(latents, decoder.predict)
+            for (of, name), decoder in decoders.items()
+            if of == trials.layout.session
         }
         return next(iter(decoded.values())) if len(decoded) == 1 else decoded
 
@@ -229,21 +232,14 @@ class Estimator:
     def _trials(self, X: Activity, y: Behavior | None = None) -> Trials:
         """Return new data as the fitted model expects them: in the layout of their session, else of the first."""
         layouts = self._fitted().model.layouts
-        recording = self._read(X, y)[0]
+        recording, *others = self._read(X, y)
+        if others:
+            raise UserError(
+                f"The path names {len(others) + 1} recordings.",
+                "New data are looked at one session at a time.",
+                "Give one file, or call this once for each.",
+            )
         return apply(recording, self._data_config(), layouts.get(recording.session, next(iter(layouts.values()))))
-
-    def _per_trial(self, X: Activity, function: Any) -> Any:
-        trials = self._trials(X)
-        with torch.no_grad():
-            batch = trials.batch()
-            values = function(batch).numpy()
-        cut = [values[i, :length] for i, length in enumerate(trials.lengths)]
-        if isinstance(X, list | tuple):
-            return cut
-        shape = 0 if isinstance(X, Recording | str | Path) else np.asarray(X).ndim
-        if shape == 2:
-            return cut[0]
-        return np.stack(cut) if len(set(map(len, cut))) == 1 else cut
 
 
 def load(folder: str | Path) -> Estimator:
@@ -277,6 +273,18 @@ def _build(cls: type, where: str, given: Mapping[str, Any]) -> Any:
         if name not in fields:
             raise unknown(f"field of {where}", name, fields)
     return cls(**given)
+
+
+def _like(X: Activity, trials: Trials, function: Callable[[Batch], Tensor]) -> Any:
+    """Return what the model says of each trial, in the form in which the trials were given."""
+    with torch.no_grad():
+        values = function(trials.batch()).numpy()
+    cut = [values[i, :length] for i, length in enumerate(trials.lengths)]
+    if isinstance(X, list | tuple):
+        return cut
+    if not isinstance(X, Recording | str | Path) and np.asarray(X).ndim == 2:
+        return cut[0]
+    return np.stack(cut) if len(set(map(len, cut))) == 1 else cut
 
 
 def _map_trials(latents: Any, function: Any) -> Any:

@@ -163,3 +163,17 @@ def test_double_precision_survives_saving(tmp_path: Path) -> None:
     settings = {"trainer": {"max_steps": 3, "batch_size": 32, "progress": False, "precision": "64"}}
     fitted = Estimator("contrastive", **settings).fit(X)
     np.testing.assert_array_equal(lvmzoo.load(fitted.save(tmp_path / "model")).transform(X), fitted.transform(X))
+
+
+def test_each_session_has_a_readout_of_its_own(tmp_path: Path) -> None:
+    X, y = trials()
+    for name, sign in (("monday", 1.0), ("tuesday", -1.0)):
+        lengths = [len(x) for x in X]
+        hand = sign * np.concatenate(y)
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, counts=np.concatenate(X), trial_length_bins=lengths, bin_width_s=0.05, hand=hand)
+    estimator = make().fit(str(tmp_path / "*.npz"))
+    monday, tuesday = (np.concatenate(estimator.predict(tmp_path / f"{name}.npz")) for name in ("monday", "tuesday"))
+    assert np.corrcoef(monday[:, 0], tuesday[:, 0])[0, 1] < -0.9
+    with pytest.raises(UserError, match="names 2 recordings"):
+        estimator.transform(str(tmp_path / "*.npz"))
