@@ -174,7 +174,8 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
     signals = Signals()
     record = Record(config.patience, make_logger(experiment.logger, folder, experiment_to_plain(experiment)))
     path = folder / "checkpoints" / "last.ckpt" if folder else None
-    checkpoints = Checkpoints(path, config.checkpoint_every_s, record, signals)
+    fingerprint = _fingerprint(sessions) if path else ""
+    checkpoints = Checkpoints(path, config.checkpoint_every_s, record, signals, fingerprint)
     if config.precision == "64":
         model.double()
     if experiment.resume:

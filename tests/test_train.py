@@ -106,6 +106,14 @@ def test_divergence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         train(experiment("lds"), [world.recording()], write=False)
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    run = train(dataclasses.replace(experiment("lds"), output=str(tmp_path)), [world.recording()])
+    again = dataclasses.replace(run.experiment, resume=str(run.folder))
+    train(again, [world.recording()])
+    with pytest.raises(UserError, match="The data are not those"):
+        train(again, [world.recording(seed=5)])
+
+
 def test_what_a_model_cannot_honor_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", logger="lvmzoo"):
         train(experiment("contrastive", max_epochs=3, max_steps=2), [world.recording()], write=False)

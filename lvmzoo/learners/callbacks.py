@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lvmzoo.checkpoint import read_checkpoint, write_checkpoint
-from lvmzoo.errors import Interrupted
+from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.learners.gradient import GradientLearner
 from lvmzoo.learners.loggers import History
 from lvmzoo.learners.statistics import StatisticsLearner
@@ -121,17 +121,26 @@ class Signals:
 class Checkpoints(pl.Callback):
     """Saves every so often, on a signal, and at the end; all ranks stop together."""
 
-    def __init__(self, path: Path | None, every_s: float, record: Record, signals: Signals) -> None:
+    def __init__(
+        self, path: Path | None, every_s: float, record: Record, signals: Signals, fingerprint: str = ""
+    ) -> None:
         self._path = path
+        self._fingerprint = fingerprint  # of the data
         self._every_s = every_s
         self._record = record
         self._signals = signals
         self._saved = time.monotonic()
 
     def resume(self, learner: Learner) -> None:
-        """Bring learner and record to where the last checkpoint was taken."""
+        """Bring learner and record to where the last checkpoint was taken; raises UserError where the data changed."""
         assert self._path is not None
         state = read_checkpoint(self._path)
+        if state["fingerprint"] != self._fingerprint:
+            raise UserError(
+                f"The data are not those that the run in {self._path.parent.parent} began with.",
+                "A resumed run goes on with the same recording, binned and split in the same way.",
+                "Put the recording back as it was, or start a new run.",
+            )
         learner.model.load_state_dict(state["model"])
         learner.restore(state["progress"])
         self._record.restore(state["record"])
@@ -168,6 +177,7 @@ class Checkpoints(pl.Callback):
             "model": learner.model.state_dict(),
             "progress": learner.progress(),
             "record": self._record.state(),
+            "fingerprint": self._fingerprint,
         }
         write_checkpoint(self._path, state)
 
