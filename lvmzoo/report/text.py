@@ -104,14 +104,17 @@ def highlights(scores: list[Score], used: tuple[str, ...] = ()) -> list[Row]:
     """Return the few scores of a session that say most, best known first, one a metric.
 
     Of several behavior variables the one shown is one that the model was trained with (``used``), else the one that is
-    decoded best; the table has all.
+    decoded best; the table has all. Of angles that is the one of the highest R2: the smallest error may be that of an
+    angle that hardly varies.
     """
+    r2 = {(score.metric, score.target): score.value for score in scores if score.metric.startswith("behavior_r2")}
     chosen: dict[str, Score] = {}
     for score in sorted(
         (score for score in scores if score.metric in _KEY and math.isfinite(score.value)),
         key=lambda score: (
             _KEY.index(score.metric),
             score.target not in used,
+            -r2.get((score.metric.replace("_error", "_r2"), score.target), 0.0) if "_error" in score.metric else 0.0,
             score.value if score.better == "lower" else -score.value,
         ),
     ):

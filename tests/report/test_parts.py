@@ -204,6 +204,15 @@ def test_highlights_prefer_behavior_that_the_model_was_trained_with():
     assert text.highlights(scores, ("lick",))[0].target == "lick"
 
 
+def test_highlights_choose_the_angle_that_is_decoded_not_the_one_that_hardly_varies():
+    scores = [
+        Score("behavior_error_knn", 9.4, "s", "pitch", "deg", "lower"),
+        Score("behavior_r2_knn", -0.2, "s", "pitch"),
+    ]
+    scores += [Score("behavior_error_knn", 9.6, "s", "yaw", "deg", "lower"), Score("behavior_r2_knn", 0.9, "s", "yaw")]
+    assert text.highlights(scores)[0].target == "yaw"
+
+
 @pytest.mark.parametrize(
     ("value", "spread", "expected"),
     [
