@@ -41,7 +41,8 @@ def behavior_signals(recording: Recording, grid: Grid, config: DataConfig) -> di
     wanted = list(recording.behavior) if config.behavior is None else list(dict.fromkeys(config.behavior))
     for name in [*wanted, *config.behavior_kinds]:
         if name not in known:
-            raise unknown("behavior variable", name, known, "This recording has no behavior: leave data.behavior out.")
+            fix = "" if known else "This recording has no behavior: leave data.behavior out."
+            raise unknown("behavior variable", name, known, fix)
     found: dict[str, Source] = {}
     for name in wanted:
         kind = config.behavior_kinds.get(name)

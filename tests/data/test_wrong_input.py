@@ -296,6 +296,15 @@ def test_a_session_too_long_for_its_bins():
     refused(lambda: prepare([recording], DataConfig(bin_width_s=0.001)), "needs")
 
 
+@pytest.mark.parametrize(
+    ("behavior", "advice"),
+    [({"speed": np.ones(300)}, "Choose one of the available"), (None, "This recording has no behavior")],
+)
+def test_advice_on_unknown_behavior_fits_the_recording(behavior: Any, advice: str):
+    recording = from_arrays(COUNTS, behavior)
+    refused(lambda: prepare([recording], DataConfig(behavior=["heading"])), advice)
+
+
 def test_behavior_that_is_never_tracked_is_dropped_with_a_note():
     recording = from_arrays(COUNTS, {"x": np.full(300, np.nan)})
     session = prepare([recording], DataConfig())[0]
