@@ -62,7 +62,11 @@ def log_file(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.error("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, UserError | Interrupted))
+        expected = isinstance(error, UserError | Interrupted)
+        exc_info = None if expected else (type(error), error, error.__traceback__)
+        message = (type(error).__name__, error)
+        # To the file alone: on the screen, whoever catches the error says it.
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s: %s", message, exc_info))
         raise
     finally:
         logger.setLevel(level)

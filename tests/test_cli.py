@@ -19,6 +19,7 @@ from lvmzoo import registry
 from lvmzoo.cli import main
 from lvmzoo.completion import complete
 from lvmzoo.config import Experiment
+from lvmzoo.context import log_file
 from lvmzoo.errors import DivergedError, Interrupted, UserError
 from lvmzoo.metrics.base import Score
 
@@ -296,3 +297,15 @@ def test_the_completion_script_asks_the_program(
     monkeypatch.setenv("COMP_LINE", "lvmzoo train logger=w")
     assert main(["-sc", "query=bash"]) == 0
     assert capsys.readouterr().out.split() == ["logger=wandb"]
+
+
+def test_an_error_is_logged_to_the_file_and_left_to_the_caller_to_print(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Interrupted), log_file(tmp_path):
+        raise Interrupted(2, "runs/a")
+    assert "Stopped by signal 2" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(ZeroDivisionError), log_file(tmp_path):
+        1 / 0  # noqa: B018
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+    assert not caplog.records
