@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 import torch
 
 from lvmzoo import registry
-from lvmzoo.batch import Batch, TrialSampling
+from lvmzoo.batch import Batch, Layout, TrialSampling
 from lvmzoo.config import Experiment
 from lvmzoo.context import log_file, quiet, threads
 from lvmzoo.data.load import load, prepare
@@ -35,7 +35,7 @@ from lvmzoo.metrics import score
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import best_decoders
-from lvmzoo.models.base import GradientModel, Model, Scores, StatisticsModel
+from lvmzoo.models.base import Communicates, GradientModel, Model, Reconstructs, Scores, StatisticsModel
 from lvmzoo.run import Run, experiment_to_plain, make_folder, read_experiment, save_latents, write_experiment
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         model = entry.model(experiment.model, [session.layout for session in sessions])
+        sessions = [
+            dataclasses.replace(session, notes=(*session.notes, *_model_notes(experiment, model, session.layout)))
+            for session in sessions
+        ]
         if write and folder is None:
             folder = make_folder(experiment, [session.layout.session for session in sessions])
         with log_file(folder if write else None), threads(experiment.trainer, model):
@@ -107,6 +111,21 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
                 except KeyboardInterrupt as error:
                     raise Interrupted(signal.SIGINT, str(folder)) from error
     return run
+
+
+def _model_notes(experiment: Experiment, model: Model, layout: Layout) -> Iterator[str]:
+    """Say what the model leaves out of the session, and where its size makes scores too good to be true."""
+    if isinstance(model, Communicates) and (unused := set(layout.units) - {model.source, model.target}):
+        yield (
+            f"{model.source} predicts {model.target}; not used: {', '.join(sorted(unused))}. "
+            "model.source and model.target choose the regions."
+        )
+    latents = getattr(experiment.model, "latents", None)
+    if isinstance(model, Reconstructs) and isinstance(latents, int) and latents >= layout.n_units:
+        yield (
+            f"{latents} latents for {layout.n_units} units can copy the activity, noise included: scores of units that "
+            "the model saw say little. Set model.latents lower, or data.split.held_out_units=0.25 for co-smoothing."
+        )
 
 
 def _finish(run: Run, sessions: list[Session], folder: Path) -> None:
@@ -198,7 +217,7 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
                 reload_dataloaders_every_n_epochs=int(learner.step % data.steps_a_round > 0),
                 use_distributed_sampler=False,
                 num_sanity_val_steps=0,
-                limit_val_batches=1.0 if held_out and isinstance(model, GradientModel | Scores) else 0,
+                limit_val_batches=1.0 if data.validates() else 0,
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

@@ -16,7 +16,7 @@ import torch
 from lvmzoo.checkpoint import read_checkpoint, write_bytes, write_checkpoint
 from lvmzoo.config import LoggerConfig
 from lvmzoo.errors import DivergedError, Interrupted, UserError
-from lvmzoo.models.single_region.lds import LDS
+from lvmzoo.models.single_region.lds import LDS, LDSConfig
 from lvmzoo.run import experiment_from_plain, experiment_to_plain, load_run, read_experiment
 from lvmzoo.train import train
 from tests.contract import world
@@ -214,3 +214,22 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"step": Path("/")}, path)
     with pytest.raises(UserError, match="no usable checkpoint"):
         read_checkpoint(path)
+
+
+def test_regions_that_a_model_leaves_out_are_said() -> None:
+    pair = world.recording()
+    three = dataclasses.replace(pair, units=pair.units.assign(region=["V1"] * 5 + ["M1"] * 4 + ["V2"] * 7))
+    plain = experiment("reduced_rank_regression")
+    made = dataclasses.replace(plain, model=dataclasses.replace(plain.model, source="V1", target="V2", rank=1))
+    for recording, said in ((pair, False), (three, True)):
+        sessions = train(made, [recording], write=False).sessions
+        assert sessions is not None
+        assert any("V1 predicts V2; not used: M1" in note for note in sessions[0].notes) is said
+
+
+@pytest.mark.parametrize(("latents", "said"), [(2, False), (16, True)])
+def test_latents_that_can_copy_every_unit_are_said(latents: int, said: bool) -> None:
+    made = dataclasses.replace(experiment("lds", max_epochs=1), model=LDSConfig(latents=latents))
+    sessions = train(made, [world.recording()], write=False).sessions
+    assert sessions is not None
+    assert any("can copy the activity" in note for note in sessions[0].notes) is said
