@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from lvmzoo.batch import PairSampling
 from lvmzoo.checkpoint import read_checkpoint, write_bytes, write_checkpoint
 from lvmzoo.config import LoggerConfig
+from lvmzoo.data.module import TrainingData
 from lvmzoo.errors import DivergedError, Interrupted, UserError
 from lvmzoo.models.single_region.lds import LDS, LDSConfig
 from lvmzoo.run import experiment_from_plain, experiment_to_plain, load_run, read_experiment
@@ -233,3 +235,14 @@ def test_latents_that_can_copy_every_unit_are_said(latents: int, said: bool) -> 
     sessions = train(made, [world.recording()], write=False).sessions
     assert sessions is not None
     assert any("can copy the activity" in note for note in sessions[0].notes) is said
+
+
+def test_held_out_pairs_that_cannot_be_drawn_are_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -> None:
+    session = world.session()
+    first = session.validation.select([0])
+    short = dataclasses.replace(first, stop=first.start + 2)
+    sampling = PairSampling(0, 1, time_offset_bins=5)
+    assert TrainingData([session.train], [first], sampling, 16, 0, shuffle=True).validates()
+    with caplog.at_level("WARNING", logger="lvmzoo"):
+        assert not TrainingData([session.train], [short], sampling, 16, 0, shuffle=True).validates()
+    assert "training goes on without" in caplog.text

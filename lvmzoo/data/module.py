@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import pytorch_lightning as pl
@@ -11,8 +12,11 @@ from lvmzoo.batch import Batch, PairSampling, Sampling
 from lvmzoo.data.pairs import PairSampler
 from lvmzoo.data.sampling import Feed, TrialSampler
 from lvmzoo.data.trials import Trials
+from lvmzoo.errors import UserError
 
 __all__ = ["TrainingData"]
+
+logger = logging.getLogger("lvmzoo")
 
 _HELD_OUT_DRAWS = 8  # batches of pairs that a held-out contrastive loss is the mean of
 
@@ -50,6 +54,18 @@ class TrainingData(pl.LightningDataModule):
         """Steps until every trial was seen once; None where pairs are drawn without end."""
         return None if isinstance(self._sampling, PairSampling) else len(self._trials(self._train, self._shuffle))
 
+    def validates(self) -> bool:
+        """Return whether there are held-out batches; held-out data without a pair are said, and no reason to stop."""
+        if not self._held_out or not isinstance(self._sampling, PairSampling):
+            return bool(self._held_out)
+        assert self._pairs
+        try:
+            assert self._held_out_pairs
+        except UserError as error:
+            logger.warning("The validation data cannot be used, training goes on without them: %s", error.what)
+            return False
+        return True
+
     def everything(self) -> Iterator[Batch]:
         """Yield the training trials, all on every rank."""
         whole = isinstance(self._sampling, PairSampling)
@@ -67,8 +83,7 @@ class TrainingData(pl.LightningDataModule):
     def val_dataloader(self) -> Feed:
         """Return the held-out batches, all on every rank."""
         if isinstance(self._sampling, PairSampling):
-            size, seed = self._batch_size or 512, self._seed + 1
-            pairs = PairSampler(self._held_out, self._sampling, size, seed, like=self._pairs)
+            pairs = self._held_out_pairs
             return Feed(lambda step: pairs.draw(step % _HELD_OUT_DRAWS), _HELD_OUT_DRAWS)
         trials = self._trials(self._held_out, shuffle=False)
         return Feed(trials.draw, len(trials))
@@ -77,6 +92,12 @@ class TrainingData(pl.LightningDataModule):
     def _pairs(self) -> PairSampler:
         assert isinstance(self._sampling, PairSampling)
         return PairSampler(self._train, self._sampling, self._batch_size or 512, self._seed)
+
+    @functools.cached_property
+    def _held_out_pairs(self) -> PairSampler:
+        assert isinstance(self._sampling, PairSampling)
+        size, seed = self._batch_size or 512, self._seed + 1
+        return PairSampler(self._held_out, self._sampling, size, seed, like=self._pairs)
 
     def _trials(self, sessions: Sequence[Trials], shuffle: bool, rank: int = 0, world: int = 1) -> TrialSampler:
         return TrialSampler(sessions, self._batch_size, self._seed, shuffle, rank, world)

@@ -6,7 +6,7 @@ import abc
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,16 @@ class _Wandb(History):
         )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
+        self._try(lambda: self._run.log(dict(values), step=step))
 
     def close(self) -> None:
-        self._run.finish()
+        self._try(self._run.finish)
+
+    def _try(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:  # a service that breaks down must not stop a run
+            logger.warning("wandb failed (%s); the history is in the run folder all the same.", error)
 
 
 def make_logger(config: LoggerConfig, folder: Path | None, plain: Mapping[str, Any]) -> History:

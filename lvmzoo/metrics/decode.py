@@ -139,7 +139,8 @@ def fit_decoder(
     variable : what ``behavior`` is.
     kind : "ridge", its penalty chosen by contiguous five-fold cross-validation on these bins; or
         "knn", its number of neighbors and its distance chosen on ``validation``.
-    validation : latents and behavior; None, or without a label: the last fifth of the training bins serves.
+    validation : latents and behavior; None, or without a label: the last fifth of the training bins serves for the
+        choice, and the decoder then has them all.
     penalties : to choose from, on the sum of squared weights against the sum of squared errors.
 
     Raises
@@ -157,7 +158,8 @@ def fit_decoder(
     held = _labeled(*validation) if validation is not None else (latents[:0], behavior[:0])
     if not len(held[0]):
         cut = max(1, len(latents) * 4 // 5)
-        return _fit_knn(latents[:cut], behavior[:cut], variable, (latents[cut:], behavior[cut:]))
+        chosen = _fit_knn(latents[:cut], behavior[:cut], variable, (latents[cut:], behavior[cut:]))
+        return _neighbors(latents, behavior, variable, chosen.neighbors, chosen.distance)
     return _fit_knn(latents, behavior, variable, held)
 
 
@@ -218,8 +220,7 @@ def _ridge_path(x: np.ndarray, code: np.ndarray, penalties: Sequence[float]) -> 
 def _fit_knn(
     latents: np.ndarray, behavior: np.ndarray, variable: Variable, held: tuple[np.ndarray, np.ndarray]
 ) -> KnnDecoder:
-    keep = slice(None, None, -(-len(latents) // REFERENCES))
-    references, codes = np.ascontiguousarray(latents[keep]), encode(behavior[keep], variable)
+    references, codes = _references(latents, behavior, variable)
     queries, truth = (array[:: -(-len(array) // QUERIES) or 1] for array in held)
     options = [k for k in NEIGHBORS if k <= len(references)]
     norms = np.linalg.norm(references, axis=1)
@@ -233,6 +234,18 @@ def _fit_knn(
             if value > best:
                 best, chosen = value, (k, distance)
     return KnnDecoder(variable, references, codes, *chosen)
+
+
+def _neighbors(
+    latents: np.ndarray, behavior: np.ndarray, variable: Variable, neighbors: int, distance: str
+) -> KnnDecoder:
+    """Return the decoder of all training bins with settings that were chosen on some of them."""
+    return KnnDecoder(variable, *_references(latents, behavior, variable), neighbors, distance)
+
+
+def _references(latents: np.ndarray, behavior: np.ndarray, variable: Variable) -> tuple[np.ndarray, np.ndarray]:
+    keep = slice(None, None, -(-len(latents) // REFERENCES))
+    return np.ascontiguousarray(latents[keep]), encode(behavior[keep], variable)
 
 
 def _nearest(references: np.ndarray, queries: np.ndarray, neighbors: int, distance: str) -> np.ndarray:

@@ -85,7 +85,9 @@ def test_categories(kind):
     assert set(np.unique(predicted)) <= {0.0, 1.0, 2.0, 3.0}
     assert (predicted == label[1000:]).mean() > 0.75
     if kind == "knn":
-        other = KNeighborsClassifier(decoder.neighbors, metric=decoder.distance).fit(decoder.references, label[:800, 0])
+        other = KNeighborsClassifier(decoder.neighbors, metric=decoder.distance).fit(
+            decoder.references, label[:1000, 0]
+        )
         assert (predicted[:, 0] == other.predict(latents[1000:])).mean() > 0.99  # ties aside
 
 
