@@ -87,6 +87,16 @@ class Estimator:
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "run_")
 
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn's model selection wants to know."""
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            input_tags=InputTags(three_d_array=True, allow_nan=True),
+        )
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the arguments of the constructor, as scikit-learn's ``clone`` wants them."""
         own = ("model", "seed", "regions", "bin_width_s", "trainer", "data")
@@ -165,6 +175,9 @@ class Estimator:
         angles), or the share of categories that are right.
         """
         run = self._fitted()
+        [*behavior] = next(iter(run.model.layouts.values())).behavior
+        if y is not None and not isinstance(y, Mapping) and len(behavior) == 1:
+            y = {behavior[0]: y}  # the only variable of the fit, whatever it was called there
         trials = self._trials(X, y)
         if isinstance(run.model, Scores):
             with torch.no_grad():
@@ -182,9 +195,9 @@ class Estimator:
         found = [score.value for score in scores if score.better == "higher"]
         if not found:
             raise UserError(
-                f"{self.model} cannot be scored on activity alone.",
+                f"{self.model} cannot be scored: there is no behavior that it was fitted with.",
                 "It has no likelihood; it is judged by how well behavior is decoded from its latents.",
-                "Give behavior: score(X, y).",
+                f"Give score(X, y) a dict of {', '.join(behavior)}." if behavior else "Give behavior to fit and score.",
             )
         return float(np.mean(found))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
 
 import lvmzoo
 from lvmzoo import Estimator, UserError
@@ -78,6 +79,22 @@ def test_clone_and_parameters_as_scikit_learn_wants_them() -> None:
         make(trainer={"max_epoch": 3}).fit(X)
     with pytest.raises(UserError, match="Did you mean 'lds'"):
         Estimator("ldss")
+
+
+def test_cross_validation_of_scikit_learn() -> None:
+    X, _ = trials()
+    scores = cross_val_score(make(), np.stack([x[:20] for x in X]), cv=3)
+    assert np.isfinite(scores).all()
+
+
+def test_behavior_of_one_variable_needs_no_name_in_score() -> None:
+    (X, y), (new, truth) = trials(0), trials(1)
+    config = {"positives": "behavior", "hidden": 8, "receptive_field_bins": 1, "time_offset_bins": 1}
+    trainer = {"max_steps": 30, "batch_size": 64, "progress": False}
+    fitted = Estimator("contrastive", bin_width_s=0.05, trainer=trainer, **config).fit(X, {"hand": y})
+    assert fitted.score(new, truth) == pytest.approx(fitted.score(new, {"hand": truth}))
+    with pytest.raises(UserError, match="dict of hand"):
+        fitted.score(new)
 
 
 def test_a_saved_model_is_the_model(tmp_path: Path) -> None:
