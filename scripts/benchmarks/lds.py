@@ -20,7 +20,7 @@ from lvmzoo.batch import Batch
 from lvmzoo.models.single_region.lds import LDS, LDSConfig
 
 PASSES, REPEATS = 20, 5
-LONG_PASSES, LONG_REPEATS = 5, 2
+LONG_PASSES, LONG_REPEATS = 20, 3
 
 
 def simulate(trials: int, bins: int, units: int, latents: int) -> np.ndarray:
@@ -146,9 +146,7 @@ def run() -> list[dict[str, Any]]:
     for _ in range(LONG_REPEATS):
         ours.append(through_trainer(activity, 10, LONG_PASSES) / LONG_PASSES)
         passing.append(fit(1)[1])
-    size = (
-        f"lds, one session of 100 000 bins x 100 units, 10 latents, a pass (ours: {LONG_PASSES} passes and the start)"
-    )
+    size = f"lds, one session of 100 000 bins x 100 units, 10 latents, a pass (ours: {LONG_PASSES} and the start)"
     return [*rows, row(size, "dynamax 1.0.3, compiled EM step", 80.0, ours, passing)]
 
 
