@@ -2,10 +2,10 @@
 
 Settings are those of configs/experiment/head_direction.yaml, tuned by contiguous folds of the first 70 % of the wake
 epoch. The last 30 % are those of the time in which the head was tracked, where a linear decoder errs by the published
-8.8 degrees; those of the whole epoch, a longer test after less training, are reported beside. The test blocks were looked at four times: with
-settings tuned on a single validation block (8.5 degrees on the block of the epoch), with these (7.7 there), with these on
-the block of the tracked time (7.5), and on both after nearest neighbors were given all training bins: before, the fifth
-that their number is chosen on was left out of them.
+8.8 degrees; those of the whole epoch, a longer test after less training, are reported beside. The test blocks were
+looked at four times: with settings tuned on a single validation block (8.5 degrees on the block of the epoch), with
+these (7.7 there), with these on the block of the tracked time (7.5), and on both after nearest neighbors were given
+all training bins: before, the fifth that their number is chosen on was left out of them.
 
 The control shifts the labels circularly along the session before anything sees them: the activity keeps its ring, but
 training, readout and test no longer tell where on it the animal looks.
