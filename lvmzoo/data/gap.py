@@ -52,12 +52,13 @@ def _cell_means(
     used, cell = used[order], cell[order]
     number = np.bincount(cell, minlength=cells).astype(np.float64)
     sums = np.zeros((cells, activity.shape[1]))
-    step = max(1, 4_000_000 // max(1, activity.shape[1]))
+    step = max(1, 1_000_000 // max(1, activity.shape[1]))
     for low in range(0, len(used), step):
         here, place = activity[used[low : low + step]].astype(np.float64), cell[low : low + step]
         first = np.flatnonzero(np.diff(place, prepend=-1))
         sums[place[first]] += np.add.reduceat(here, first, axis=0)
-    return sums / np.maximum(number, 1)[:, None], (number > 0).astype(np.float64)
+    sums /= np.maximum(number, 1)[:, None]
+    return sums, (number > 0).astype(np.float64)
 
 
 def mean_autocorrelation(
@@ -69,16 +70,16 @@ def mean_autocorrelation(
     """
     cells = len(values)
     size = 1 << int(np.ceil(np.log2(2 * cells)))
-    mean = (values * seen[:, None]).sum(0) / seen.sum()
-    centered = (values - mean) * seen[:, None]
     power = np.abs(np.fft.rfft(seen, size)) ** 2
     pairs = np.round(np.fft.irfft(power, size)[:cells])
-    variance = (centered**2).sum(0) / seen.sum()
-    varying = variance > 1e-12
-    if not varying.any():
+    total, varying = np.zeros(size // 2 + 1), 0
+    for column in values.T:  # one unit at a time: copies of all would outweigh the session's counts
+        centered = (column - seen @ column / seen.sum()) * seen
+        variance = centered @ centered / seen.sum()
+        if variance > 1e-12:
+            total += np.abs(np.fft.rfft(centered, size)) ** 2 / variance
+            varying += 1
+    if not varying:
         return np.zeros(cells), pairs
-    total = np.zeros(size // 2 + 1)
-    for column in np.flatnonzero(varying):
-        total += np.abs(np.fft.rfft(centered[:, column], size)) ** 2 / variance[column]
-    summed = np.fft.irfft(total, size)[:cells] / varying.sum()
+    summed = np.fft.irfft(total, size)[:cells] / varying
     return summed / np.maximum(pairs, 1), pairs
