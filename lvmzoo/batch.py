@@ -161,6 +161,19 @@ class Batch:
         """Copy every tensor to page-locked memory."""
         return self.map(lambda tensor: tensor.pin_memory())
 
+    def bins(self, start: int, stop: int) -> Batch:
+        """Return some bins of the same trials; a view."""
+        when = slice(start, stop)
+        return replace(
+            self,
+            activity=self.activity[:, when],
+            valid=self.valid[:, when],
+            observed=self.observed[:, when],
+            behavior={name: values[:, when] for name, values in self.behavior.items()},
+            inputs={name: values[:, when] for name, values in self.inputs.items()},
+            start_bin=self.start_bin + start,
+        )
+
     def hide(self, units: Iterable[int]) -> Batch:
         """Return the batch with some units not observed; they may still be scored."""
         units = list(units)

@@ -17,8 +17,10 @@ from lvmzoo.batch import Batch, Layout, Sampling, TrialSampling
 __all__ = [
     "Communicates",
     "Decodes",
+    "Filters",
     "Forecasts",
     "GradientModel",
+    "HasDynamics",
     "HasPosterior",
     "Loss",
     "Model",
@@ -111,7 +113,7 @@ class GradientModel(Model):
 class Reconstructs(abc.ABC):
     """Predicts the activity of every unit, whether it was observed or not."""
 
-    positive_rates: ClassVar[bool] = False  # True: the rates of counts are positive and scored as they are
+    positive_rates: bool = False  # True: the rates of counts are positive and scored as they are
 
     @abc.abstractmethod
     def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
@@ -145,6 +147,32 @@ class Forecasts(abc.ABC):
         """Return the expected activity of each bin given the bins up to ``horizon`` bins earlier."""
 
 
+class Filters(abc.ABC):
+    """Infers latents as the recording goes on, bin by bin."""
+
+    lag_bins: ClassVar[int] = 0  # later bins that it waits for; 0: causal
+
+    @abc.abstractmethod
+    def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
+        """Return the expected latents of each bin given the bins up to ``lag_bins`` after it."""
+
+    @abc.abstractmethod
+    def initial(self, session: str, trials: int) -> Any:
+        """Return the state before the first bin of that many trials, to begin ``step`` with."""
+
+    @abc.abstractmethod
+    def step(self, state: Any, bin: Batch) -> tuple[Any, Float[Tensor, "trial latent"]]:
+        """Return the state after one more bin, and what ``filtered`` says of the bin ``lag_bins`` before it."""
+
+
+class HasDynamics(abc.ABC):
+    """Its latents follow a law of motion."""
+
+    @abc.abstractmethod
+    def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
+        """Return the expected latents one bin later, with known inputs at zero; it can be differentiated."""
+
+
 class Samples(abc.ABC):
     """Generates data."""
 
@@ -154,7 +182,9 @@ class Samples(abc.ABC):
 
 
 class Scores(abc.ABC):
-    """Has a tractable likelihood."""
+    """Has a tractable likelihood, or a lower bound of it."""
+
+    is_bound: bool = False  # True: a lower bound, not to be compared with a likelihood
 
     @abc.abstractmethod
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
@@ -171,7 +201,17 @@ class HasPosterior(abc.ABC):
         """Return the mean and covariance of the latents in each bin given what is observed."""
 
 
-CAPABILITIES: tuple[type, ...] = (Reconstructs, Communicates, Decodes, Forecasts, Samples, Scores, HasPosterior)
+CAPABILITIES: tuple[type, ...] = (
+    Reconstructs,
+    Communicates,
+    Decodes,
+    Forecasts,
+    Filters,
+    HasDynamics,
+    Samples,
+    Scores,
+    HasPosterior,
+)
 
 
 def capabilities(model: Model | type[Model]) -> tuple[str, ...]:
