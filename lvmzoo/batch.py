@@ -58,6 +58,7 @@ class Layout:
     bin_width_s: float
     behavior: Mapping[str, Variable] = field(default_factory=dict)
     inputs: Mapping[str, int] = field(default_factory=dict)  # known external variables -> channels
+    input_variables: Mapping[str, Variable] = field(default_factory=dict)  # what those were before they were encoded
     held_out: tuple[int, ...] = ()  # units for co-smoothing: learned in training, hidden at evaluation
 
     @property
@@ -90,11 +91,9 @@ class Layout:
             "unit_ids": list(self.unit_ids),
             "observation": self.observation.value,
             "bin_width_s": self.bin_width_s,
-            "behavior": {
-                name: {"kind": variable.kind.value, "channels": variable.channels, "levels": list(variable.levels)}
-                for name, variable in self.behavior.items()
-            },
+            "behavior": _plain(self.behavior),
             "inputs": dict(self.inputs),
+            "input_variables": _plain(self.input_variables),
             "held_out": list(self.held_out),
         }
 
@@ -107,13 +106,25 @@ class Layout:
             unit_ids=tuple(plain["unit_ids"]),
             observation=Observation(plain["observation"]),
             bin_width_s=float(plain["bin_width_s"]),
-            behavior={
-                name: Variable(Kind(variable["kind"]), int(variable["channels"]), tuple(variable["levels"]))
-                for name, variable in plain["behavior"].items()
-            },
+            behavior=_variables(plain["behavior"]),
             inputs=dict(plain["inputs"]),
+            input_variables=_variables(plain.get("input_variables", {})),
             held_out=tuple(plain["held_out"]),
         )
+
+
+def _plain(variables: Mapping[str, Variable]) -> dict[str, Any]:
+    return {
+        name: {"kind": variable.kind.value, "channels": variable.channels, "levels": list(variable.levels)}
+        for name, variable in variables.items()
+    }
+
+
+def _variables(plain: Mapping[str, Any]) -> dict[str, Variable]:
+    return {
+        name: Variable(Kind(variable["kind"]), int(variable["channels"]), tuple(variable["levels"]))
+        for name, variable in plain.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class DataConfig:
 
     path: Any = None  # an NWB or npz file, a glob, or a list of them (several sessions)
     simulator: str | None = None  # used when there is no path: the name of a simulated recording
+    simulator_options: dict[str, Any] = field(default_factory=dict)  # its arguments, such as {seed: 1, trials: 20}
     signal: str | None = None  # null: spikes where there are any, else the fluorescence; or the name of a series
     trials: str = "auto"  # auto, trials, epochs or session
     tags: list[str] | None = None  # only epochs (or trials) with one of these tags
@@ -60,6 +61,7 @@ class DataConfig:
     minimum_rate_hz: float = 0.0  # units below it in the training data are dropped; silent ones always are
     behavior: list[str] | None = None  # variables to use; null: all
     behavior_kinds: dict[str, str] = field(default_factory=dict)  # name -> continuous, circular or categorical
+    inputs: list[str] | None = None  # variables that drive the model, such as a stimulus, instead of being read out
     split: SplitConfig = field(default_factory=SplitConfig)  # into training, validation and test data
 
     def __post_init__(self) -> None:
@@ -83,10 +85,12 @@ class TrainerConfig:
     batch_size: int | None = None  # trials a step, or references a step for contrastive models
     learning_rate: float | None = None  # gradient models: of the optimizer
     weight_decay: float = 0.0  # gradient models: of the optimizer
-    gradient_clip: float | None = None  # largest norm of the gradient
+    gradient_clip: float | None = None  # gradient models: largest norm of the gradient
+    decay: float | None = None  # gradient models: factor on the learning rate where validation stops improving
+    decay_patience: int | None = None  # validations without improvement before each decay
     tolerance: float = 1e-6  # EM stops when the log-likelihood per bin gains less than this fraction
-    patience: int = 10  # validations without improvement before training stops; 0: never stop early
-    validate_every_steps: int = 100  # gradient models: steps between validations
+    patience: int | None = None  # validations without improvement before training stops; 0: never stop early
+    validate_every_steps: int | None = None  # gradient models: steps between validations
     accelerator: str = "auto"  # auto, cpu, gpu, mps
     devices: int = 1  # processes or devices; more than one trains with DDP
     precision: str = "32"  # 32, 64, or bf16 for gradient models; statistics models always sum and solve in float64
@@ -101,6 +105,13 @@ class TrainerConfig:
         _one_of("trainer.precision", self.precision, ("32", "64", "bf16"))
         for name in ("max_epochs", "max_steps", "batch_size", "validate_every_steps", "devices", "threads"):
             _at_least(f"trainer.{name}", getattr(self, name), 1)
+        _at_least("trainer.decay_patience", self.decay_patience, 1)
+        if self.decay is not None and not 0 < self.decay <= 1:
+            raise UserError(
+                f"trainer.decay={self.decay:g} is not possible.",
+                "It is a factor on the learning rate: more than 0, and 1 for no decay.",
+                "Write trainer.decay=0.5, or leave it at its default.",
+            )
         for name in ("learning_rate", "weight_decay", "gradient_clip", "tolerance", "patience", "checkpoint_every_s"):
             _at_least(f"trainer.{name}", getattr(self, name), 0)
 

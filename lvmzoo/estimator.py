@@ -135,22 +135,26 @@ class Estimator:
         self.n_features_in_ = next(iter(self.run_.model.layouts.values())).n_units
         return self
 
-    def transform(self, X: Activity) -> Any:
-        """Return the latents: an array of the shape of ``X`` with latents in place of units, or a list of trials."""
-        return _like(X, self._trials(X), self._fitted().model.latents)
+    def transform(self, X: Activity, y: Behavior | None = None) -> Any:
+        """Return the latents: an array of the shape of ``X`` with latents in place of units, or a list of trials.
+
+        ``y`` is looked at only for the known inputs of a model that was fitted with ``data={"inputs": [...]}``.
+        """
+        return _like(X, self._trials(X, y), self._fitted().model.latents)
 
     def fit_transform(self, X: Activity, y: Behavior | None = None) -> Any:
         """Fit, and return the latents of the same data."""
-        return self.fit(X, y).transform(X)
+        return self.fit(X, y).transform(X, y)
 
-    def predict(self, X: Activity) -> Any:
+    def predict(self, X: Activity, y: Behavior | None = None) -> Any:
         """Return the target region of a model that communicates; else the behavior, decoded from the latents.
 
-        Behavior comes as one array where one variable was given, else as a dict by name.
+        Behavior comes as one array where one variable was given, else as a dict by name. ``y`` is looked at only for
+        known inputs.
         """
         run = self._fitted()
         if isinstance(run.model, Communicates):
-            return _like(X, self._trials(X), run.model.predict_target)
+            return _like(X, self._trials(X, y), run.model.predict_target)
         decoders = self._readouts()
         if not decoders:
             raise UserError(
@@ -158,7 +162,7 @@ class Estimator:
                 "It was fitted without behavior, and it predicts no region from another.",
                 "Give behavior to fit: Estimator(...).fit(X, y).",
             )
-        trials = self._trials(X)
+        trials = self._trials(X, y)
         latents = _like(X, trials, run.model.latents)
         decoded = {
             name: _map_trials(latents, decoder.predict)

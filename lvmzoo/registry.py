@@ -53,6 +53,11 @@ class Training:
     max_steps: int | None = None
     batch_size: int | None = None  # trials, or references of a contrastive model; None: all
     learning_rate: float | None = None
+    gradient_clip: float | None = None
+    decay: float = 1.0
+    decay_patience: int = 6
+    patience: int = 10
+    validate_every_steps: int = 100
 
 
 @dataclass(frozen=True)

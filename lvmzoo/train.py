@@ -28,7 +28,7 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session
 from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.learners.callbacks import Checkpoints, Learner, Progress, Record, Signals
-from lvmzoo.learners.gradient import GradientLearner
+from lvmzoo.learners.gradient import Decay, GradientLearner
 from lvmzoo.learners.loggers import make_logger
 from lvmzoo.learners.statistics import StatisticsLearner
 from lvmzoo.metrics import score
@@ -158,9 +158,9 @@ def readouts(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Decoder
 def _recommended(experiment: Experiment, entry: registry.Entry) -> Experiment:
     """Fill in what the user left to the model."""
     chosen = {
-        name: getattr(entry.training, name)
-        for name in ("max_epochs", "max_steps", "batch_size", "learning_rate")
-        if getattr(experiment.trainer, name) is None
+        field.name: getattr(entry.training, field.name)
+        for field in dataclasses.fields(entry.training)
+        if getattr(experiment.trainer, field.name) is None
     }
     trainer = dataclasses.replace(experiment.trainer, **chosen)
     if trainer.precision not in ("32", "64", "bf16"):
@@ -191,6 +191,7 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
     )
     learner, total, unit = _learner(experiment, model, data)
     signals = Signals()
+    assert config.patience is not None
     record = Record(config.patience, make_logger(experiment.logger, folder, experiment_to_plain(experiment)))
     path = folder / "checkpoints" / "last.ckpt" if folder else None
     fingerprint = _fingerprint(sessions) if path else ""
@@ -252,8 +253,11 @@ def _learner(experiment: Experiment, model: Model, data: TrainingData) -> tuple[
         ]
         total, unit = min((limit for limit in limits if limit), default=_STEPS), "steps"
         rate = _LEARNING_RATE if config.learning_rate is None else config.learning_rate
-        learner = GradientLearner(model, rate, config.weight_decay, total, experiment.seed)
-        data.steps_a_round = min(config.validate_every_steps, total)
+        assert config.decay is not None
+        assert config.decay_patience is not None
+        decay = Decay(config.decay, config.decay_patience)
+        learner = GradientLearner(model, rate, config.weight_decay, total, experiment.seed, decay)
+        data.steps_a_round = min(config.validate_every_steps or total, total)
     data.position = lambda: learner.step
     return learner, total, unit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,12 @@ def load(config: DataConfig) -> list[Recording]:
         known = simulators()
         if config.simulator not in known:
             raise unknown("simulator", config.simulator, known)
-        return [known[config.simulator](seed=0)]
+        options = {"seed": 0, **config.simulator_options}
+        arguments = inspect.signature(known[config.simulator]).parameters
+        for name in options:
+            if name not in arguments:
+                raise unknown(f"option of the simulator {config.simulator}", name, arguments)
+        return [known[config.simulator](**options)]
     paths = files_of(config.path)
     recordings: list[Recording] = []
     for path in paths:

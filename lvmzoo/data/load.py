@@ -18,6 +18,7 @@ from lvmzoo.data.binning import Binned, bin_activity
 from lvmzoo.data.files import files_of, load, read_file
 from lvmzoo.data.gap import autocorrelation_time_s
 from lvmzoo.data.grid import Grid, make_grid
+from lvmzoo.data.inputs import as_inputs, split_config
 from lvmzoo.data.recording import Recording
 from lvmzoo.data.smoothing import REACH, smooth
 from lvmzoo.data.splits import PARTS, Pieces, Split, plan_split, with_gap
@@ -57,7 +58,8 @@ def prepare(recordings: Sequence[Recording], config: DataConfig, *, window_bins:
 def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Session:
     grid = make_grid(recording, config)
     rows = select_units(recording.units, config)
-    signals = behavior_signals(recording, grid, config)  # before the long work: a wrong name is told at once
+    # Before the long work: a wrong name is told at once.
+    signals, drives = (behavior_signals(recording, grid, c) for c in split_config(config, list(recording.behavior)))
     binned = bin_activity(recording, grid, rows)
     split, notes = _split(grid, binned, config, window_bins)
     train_bins = split["train"].bins(grid)
@@ -82,7 +84,10 @@ def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Sess
         binned, observation = _smoothed(binned, grid, config, pieces), Observation.CONTINUOUS
         if not config.causal_smoothing:
             notes += (f"Smoothing (Gaussian, {config.smoothing_s:g} s) looks ahead: a bin holds later activity too.",)
-    behavior, variables, unlabeled = binned_behavior(signals, grid, {part: split[part].bins(grid) for part in PARTS})
+    bins = {part: split[part].bins(grid) for part in PARTS}
+    behavior, variables, unlabeled = binned_behavior(signals, grid, bins)
+    measured, input_variables, _ = binned_behavior(drives, grid, {part: np.arange(grid.total_bins) for part in PARTS})
+    inputs, unmeasured = as_inputs(measured, input_variables, binned.valid)
     layout = Layout(
         session=recording.session,
         units={str(r): int(n) for r, n in recording.units["region"].iloc[rows].value_counts(sort=False).items()},
@@ -90,11 +95,13 @@ def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Sess
         observation=observation,
         bin_width_s=grid.bin_width_s,
         behavior=variables,
+        inputs={name: values.shape[1] for name, values in inputs.items()},
+        input_variables=input_variables,
         held_out=held_out_units(config.split, rows, recording.n_units),
     )
-    whole = _trials(layout, grid, binned, behavior, binned_truth(recording, grid, rows), _all(grid))
+    whole = _trials(layout, grid, binned, behavior, inputs, binned_truth(recording, grid, rows), _all(grid))
     parts = {part: _part(whole, grid, _segments(split[part], grid, config)) for part in PARTS}
-    return Session(**parts, notes=(*recording.notes, *grid.notes, *notes, *unlabeled))
+    return Session(**parts, notes=(*recording.notes, *grid.notes, *notes, *unlabeled, *unmeasured))
 
 
 def _split(grid: Grid, binned: Binned, config: DataConfig, window_bins: int) -> tuple[Split, tuple[str, ...]]:
@@ -160,6 +167,7 @@ def _trials(
     grid: Grid,
     binned: Binned,
     behavior: dict[str, np.ndarray],
+    inputs: dict[str, np.ndarray],
     truth: dict[str, np.ndarray],
     pieces: Pieces,
 ) -> Trials:
@@ -174,6 +182,7 @@ def _trials(
         table=grid.table,
         missing=None if binned.missing is None else torch.from_numpy(binned.missing),
         behavior={name: torch.from_numpy(values) for name, values in behavior.items()},
+        inputs={name: torch.from_numpy(values) for name, values in inputs.items()},
         truth={name: torch.from_numpy(values) for name, values in truth.items()},
     )
 
@@ -194,9 +203,10 @@ def apply(recording: Recording, config: DataConfig, layout: Layout) -> Trials:
     Raises
     ------
     UserError
-        If no unit matches, units changed their region, or the activity is of another kind or bin width.
+        If no unit matches, units changed their region, the activity is of another kind or bin width, or a known
+        input is missing.
     """
-    from lvmzoo.data.matching import match_behavior, match_units
+    from lvmzoo.data.matching import match_behavior, match_inputs, match_units
 
     config = replace(config, bin_width_s=layout.bin_width_s, split=SplitConfig(), behavior=list(layout.behavior))
     grid = make_grid(recording, config)
@@ -215,8 +225,9 @@ def apply(recording: Recording, config: DataConfig, layout: Layout) -> Trials:
     binned = match_units(recording, grid, layout)
     if config.smoothing_s > 0:
         binned = _smoothed(binned, grid, config, pairwise(grid.offsets))
-    behavior = match_behavior(recording, grid, config, layout)
-    return _trials(layout, grid, binned, behavior, {}, _all(grid))
+    behavior = match_behavior(recording, grid, layout.behavior)
+    inputs = match_inputs(recording, grid, layout)
+    return _trials(layout, grid, binned, behavior, inputs, {}, _all(grid))
 
 
 def describe(path: str | Path, config: DataConfig) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from lvmzoo.batch import Kind, Layout, Observation
+from lvmzoo.batch import Kind, Layout, Observation, Variable
 from lvmzoo.config import DataConfig
 from lvmzoo.data.binning import Binned, bin_activity
 from lvmzoo.data.grid import Grid
+from lvmzoo.data.inputs import encode
 from lvmzoo.data.recording import NO_REGION, Recording, Signal
 from lvmzoo.data.resample import resample
 from lvmzoo.data.variables import behavior_signals, trial_columns
 from lvmzoo.errors import UserError
 
-__all__ = ["match_behavior", "match_units"]
+__all__ = ["match_behavior", "match_inputs", "match_units"]
 
 
 def match_units(recording: Recording, grid: Grid, layout: Layout) -> Binned:
@@ -60,15 +62,15 @@ def match_units(recording: Recording, grid: Grid, layout: Layout) -> Binned:
 
 
 def match_behavior(
-    recording: Recording, grid: Grid, config: DataConfig, layout: Layout
+    recording: Recording, grid: Grid, variables: Mapping[str, Variable]
 ) -> dict[str, Float[np.ndarray, "bin channel"]]:
-    """Put the layout's variables on the grid: levels matched by name, NaN where the recording lacks a variable."""
+    """Put variables of a layout on the grid: levels matched by name, NaN where the recording lacks a variable."""
     known = {*recording.behavior, *trial_columns(grid.table)}
-    kinds = {name: variable.kind.value for name, variable in layout.behavior.items() if name in known}
-    there = DataConfig(behavior=[name for name in layout.behavior if name in known], behavior_kinds=kinds)
+    kinds = {name: variable.kind.value for name, variable in variables.items() if name in known}
+    there = DataConfig(behavior=list(kinds), behavior_kinds=kinds)
     signals = behavior_signals(recording, grid, there)
     found: dict[str, np.ndarray] = {}
-    for name, variable in layout.behavior.items():
+    for name, variable in variables.items():
         source = signals.get(name)
         if source is None:
             found[name] = np.full((grid.total_bins, variable.channels), np.nan, dtype=np.float32)
@@ -91,3 +93,17 @@ def match_behavior(
             values = np.where(labeled, table[np.where(labeled, values, 0).astype(np.int64)], np.float32(np.nan))
         found[name] = values.astype(np.float32)
     return found
+
+
+def match_inputs(recording: Recording, grid: Grid, layout: Layout) -> dict[str, Float[np.ndarray, "bin channel"]]:
+    """Return the known inputs of the layout, encoded as for the fit; raises UserError where one is missing."""
+    known = {*recording.behavior, *trial_columns(grid.table)}
+    for name in layout.input_variables:
+        if name not in known:
+            raise UserError(
+                f"'{recording.session}' lacks the input '{name}'.",
+                f"The model was fitted with it: data.inputs=[{', '.join(layout.input_variables)}].",
+                "Give it with the recording; arrays: transform(X, y) with y a dict that holds it.",
+            )
+    found = match_behavior(recording, grid, layout.input_variables)
+    return {name: encode(values, layout.input_variables[name]) for name, values in found.items()}

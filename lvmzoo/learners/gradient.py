@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -13,14 +13,27 @@ from lvmzoo.batch import Batch
 from lvmzoo.errors import DivergedError
 from lvmzoo.models.base import GradientModel
 
-__all__ = ["GradientLearner"]
+__all__ = ["Decay", "GradientLearner"]
+
+
+class Decay(NamedTuple):
+    """Multiply the learning rate by ``factor`` after ``patience`` validations in a row without improvement."""
+
+    factor: float = 1.0
+    patience: int = 6
 
 
 class GradientLearner(pl.LightningModule):
     """Minimizes ``model.loss``; draws are functions of (seed, step), losses are weighted by their observations."""
 
     def __init__(
-        self, model: GradientModel, learning_rate: float, weight_decay: float, max_steps: int, seed: int
+        self,
+        model: GradientModel,
+        learning_rate: float,
+        weight_decay: float,
+        max_steps: int,
+        seed: int,
+        decay: Decay,
     ) -> None:
         super().__init__()
         self.model = model
@@ -28,6 +41,7 @@ class GradientLearner(pl.LightningModule):
         self.step = 0
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         self._max_steps, self._seed = max_steps, seed
+        self._decay, self._lowest, self._waited = decay, float("inf"), 0
         self._train = _Mean()
         self._validation = _Mean()
         self._restored: dict[str, Any] | None = None
@@ -40,12 +54,14 @@ class GradientLearner(pl.LightningModule):
     def progress(self) -> dict[str, Any]:
         """Return what a checkpoint must hold besides the model."""
         optimizer = self.trainer.optimizers[0].state_dict()
-        return {"step": self.step, "optimizer": optimizer, "train": self._train.state()}
+        waiting = (self._lowest, self._waited)
+        return {"step": self.step, "optimizer": optimizer, "train": self._train.state(), "waiting": waiting}
 
     def restore(self, progress: dict[str, Any]) -> None:
         """Continue where ``progress`` was taken."""
         self.step, self._restored = progress["step"], progress["optimizer"]
         self._train = _Mean(*progress["train"])
+        self._lowest, self._waited = progress["waiting"]
 
     def on_fit_start(self) -> None:
         """Give the optimizer back its state, when the run is resumed."""
@@ -87,12 +103,23 @@ class GradientLearner(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add the loss of one held-out batch; draws are the same at every validation."""
         torch.manual_seed(_mix(self._seed, -1 - batch_index))
-        loss = self.model.loss(batch, self.step)
+        # At the last step: where terms of the loss are phased in, early losses would look too good.
+        loss = self.model.loss(batch, self._max_steps)
         self._validation.add(loss.terms, loss.weight.detach())
 
     def on_validation_epoch_end(self) -> None:
-        """Record the held-out loss."""
-        self.values.update({f"validation/{name}": value for name, value in self._validation.take().items()})
+        """Record the held-out loss; lower the learning rate where it stopped falling."""
+        values = self._validation.take()
+        self.values.update({f"validation/{name}": value for name, value in values.items()})
+        if "loss" not in values or self._decay.factor == 1.0:
+            return
+        if values["loss"] < self._lowest:
+            self._lowest, self._waited = values["loss"], 0
+            return
+        self._waited += 1
+        if self._waited % self._decay.patience == 0:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] *= self._decay.factor
 
 
 class _Mean:
