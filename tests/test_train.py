@@ -102,6 +102,20 @@ def test_the_parameters_kept_are_the_best_on_validation_data(monkeypatch: pytest
     assert len(patient.history) in (best + 3, 200)
 
 
+def test_the_learning_rate_falls_where_validation_stops_improving() -> None:
+    plan = experiment(
+        "contrastive", max_steps=60, validate_every_steps=4, learning_rate=0.05, decay=0.5, decay_patience=2
+    )
+    history = train(plan, [world.recording(trials=12)], write=False).history
+    rate, waited, lowest = 0.05, 0, float("inf")
+    for loss, used in zip(history["validation/loss"], history["learning_rate"], strict=True):
+        assert used == pytest.approx(rate)
+        waited = 0 if loss < lowest else waited + 1
+        lowest = min(lowest, loss)
+        rate *= 0.5 if waited and waited % 2 == 0 else 1.0
+    assert rate < 0.05
+
+
 def test_divergence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LDS, "update", lambda self, statistics: torch.tensor(float("nan")))
     with pytest.raises(DivergedError, match="pass 1 is nan"):

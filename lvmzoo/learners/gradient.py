@@ -113,6 +113,7 @@ class GradientLearner(pl.LightningModule):
         self.values.update({f"validation/{name}": value for name, value in values.items()})
         if "loss" not in values or self._decay.factor == 1.0:
             return
+        self.values["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         if values["loss"] < self._lowest:
             self._lowest, self._waited = values["loss"], 0
             return

@@ -19,8 +19,10 @@ from lvmzoo.data.trials import Session
 from lvmzoo.models.base import (
     Communicates,
     Decodes,
+    Filters,
     Forecasts,
     GradientModel,
+    HasDynamics,
     HasPosterior,
     Model,
     Reconstructs,
@@ -36,6 +38,8 @@ NAMES = list(registry.entries())
 STATISTICS = [name for name in NAMES if issubclass(registry.get(name).model, StatisticsModel)]
 EM = [name for name in STATISTICS if registry.get(name).model.passes is None]
 GRADIENT = [name for name in NAMES if issubclass(registry.get(name).model, GradientModel)]
+FILTERS = [name for name in NAMES if issubclass(registry.get(name).model, Filters)]
+DYNAMICAL = [name for name in NAMES if issubclass(registry.get(name).model, HasDynamics)]
 STEPS = 150
 
 
@@ -84,6 +88,8 @@ def outputs(model: Model, batch: Batch) -> dict[str, torch.Tensor]:
             found.update({f"decoded {name}": value for name, value in model.decode(batch).items()})
         if isinstance(model, Forecasts):
             found["forecast"] = model.forecast(batch, 2)
+        if isinstance(model, Filters):
+            found["filtered"] = model.filtered(batch)
         if isinstance(model, Scores):
             found["log-likelihood"] = model.log_likelihood(batch)
         if isinstance(model, HasPosterior):
@@ -200,6 +206,43 @@ def test_trials_do_not_depend_on_each_other(run: Run, session: Session) -> None:
             assert_close(value[0], together[key][2])
         else:
             assert_close(value[0], together[key][2, : alone.n_bins])
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_step_by_step_and_look_no_further(name: str, fitted: dict[str, Run], session: Session) -> None:
+    model = fitted.setdefault(name, fit(name)).model
+    assert isinstance(model, Filters)
+    batch = session.test.batch([0, 3]).without_behavior().hide([4])
+    with torch.no_grad():
+        whole = model.filtered(batch)
+        state = model.initial(batch.layout.session, 2)
+        for t in range(batch.n_bins):
+            state, latents = model.step(state, batch.bins(t, t + 1))
+            if t >= model.lag_bins:
+                there = batch.valid[:, t]
+                assert_close(latents[there], whole[there, t - model.lag_bins])
+        middle = int(batch.valid.sum(1).min()) // 2
+        later = batch.activity.clone()
+        later[:, middle + 1 + model.lag_bins :] += 3
+        changed = model.filtered(dataclasses.replace(batch, activity=later))
+        assert_close(changed[:, : middle + 1], whole[:, : middle + 1])
+        assert not torch.allclose(changed[:, middle + 1], whole[:, middle + 1])
+
+
+@pytest.mark.parametrize("name", DYNAMICAL)
+def test_dynamics_can_be_linearized(name: str, fitted: dict[str, Run], session: Session) -> None:
+    model = fitted.setdefault(name, fit(name)).model
+    assert isinstance(model, HasDynamics)
+    batch = session.test.batch([0]).without_behavior()
+    with torch.no_grad():
+        points = model.latents(batch)[batch.valid]
+    after = model.advance(points)
+    assert after.shape == points.shape
+    slope = torch.func.jacrev(lambda point: model.advance(point[None])[0])(points[0])
+    nudge = 1e-3 * torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0)).to(points)
+    torch.testing.assert_close(
+        model.advance((points[0] + nudge)[None])[0], after[0] + slope @ nudge, rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", STATISTICS)
