@@ -120,6 +120,8 @@ def _model_notes(experiment: Experiment, model: Model, layout: Layout) -> Iterat
             f"{model.source} predicts {model.target}; not used: {', '.join(sorted(unused))}. "
             "model.source and model.target choose the regions."
         )
+    if layout.inputs and not model.uses_inputs:
+        yield f"{experiment.model.name} has no known inputs: {', '.join(layout.inputs)} is not used."
     latents = getattr(experiment.model, "latents", None)
     if isinstance(model, Reconstructs) and isinstance(latents, int) and latents >= layout.n_units:
         yield (

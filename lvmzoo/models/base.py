@@ -40,6 +40,8 @@ class Model(nn.Module, abc.ABC):
     Numbers that the data decide come from the layouts and are never typed into a config.
     """
 
+    uses_inputs: ClassVar[bool] = False  # ``Batch.inputs`` drive it; a run says where a model leaves them out
+
     def __init__(self, config: Any, layouts: Sequence[Layout]) -> None:
         super().__init__()
         self.config = config

@@ -7,10 +7,12 @@ import pytest
 
 from lvmzoo import from_arrays
 from lvmzoo.batch import Layout
-from lvmzoo.config import DataConfig, SplitConfig
+from lvmzoo.config import DataConfig, Experiment, SplitConfig, TrainerConfig
 from lvmzoo.data.load import apply, prepare
 from lvmzoo.data.recording import Recording
 from lvmzoo.errors import UserError
+from lvmzoo.models.behavior.contrastive import ContrastiveConfig
+from lvmzoo.train import train
 
 SPLIT = SplitConfig(validation=0.0, test=0.25, gap_s=0.0)
 
@@ -60,3 +62,11 @@ def test_a_variable_is_read_out_or_drives() -> None:
         prepare([recording()], DataConfig(bin_width_s=0.1, inputs=["odor"], behavior=["odor"], split=SPLIT))
     with pytest.raises(UserError, match="oddor"):
         prepare([recording()], DataConfig(bin_width_s=0.1, inputs=["oddor"], split=SPLIT))
+
+
+def test_a_model_without_inputs_says_so() -> None:
+    config = DataConfig(bin_width_s=0.1, inputs=["odor"], split=SPLIT)
+    plan = Experiment(ContrastiveConfig(latents=2), config, TrainerConfig(max_steps=1, progress=False))
+    run = train(plan, [recording()], write=False)
+    assert run.sessions is not None
+    assert any("contrastive has no known inputs: odor" in note for note in run.sessions[0].notes)
