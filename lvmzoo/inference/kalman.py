@@ -18,7 +18,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import lapack
 
-__all__ = ["Covariances", "Piece", "SmoothedSums", "covariances", "smoothed_covariances", "smoothed_sums"]
+__all__ = [
+    "Covariances",
+    "Piece",
+    "SmoothedSums",
+    "condition",
+    "covariances",
+    "smoothed_covariances",
+    "smoothed_sums",
+    "square_root",
+]
 
 STEADY = 1e-14  # largest relative change of a covariance between bins that counts as none
 
@@ -71,7 +80,7 @@ def covariances(
     for start, stop, J in information:
         first, t, steady = len(filtered), start, False
         while t < stop and not steady:
-            V, log_det = _condition(P, J, identity)
+            V, log_det = condition(P, J)
             after = dynamics @ V @ dynamics.T + noise
             filtered.append(V)
             prior.append(np.broadcast_to(P, after.shape))
@@ -88,8 +97,11 @@ def covariances(
     return Covariances(tuple(pieces), V, np.stack(prior), P, np.stack(update), gain, np.stack(log_determinant))
 
 
-def _condition(P: np.ndarray, J: np.ndarray, identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (P^-1 + J)^-1 as a Gram matrix, and log |I + P J|."""
+def condition(
+    P: Float[np.ndarray, "#group latent latent"], J: Float[np.ndarray, "#group latent latent"]
+) -> tuple[Float[np.ndarray, "group latent latent"], Float[np.ndarray, " group"]]:
+    """Return (P^-1 + J)^-1 as a Gram matrix, and log |I + P J|; either may be one for all."""
+    identity = np.eye(P.shape[-1])
     if len(P) == len(J) == 1:  # LAPACK itself has a fraction of the overhead of NumPy's wrappers
         root, failed = lapack.dpotrf(P[0], lower=1, clean=1)
         if not failed:
@@ -98,13 +110,14 @@ def _condition(P: np.ndarray, J: np.ndarray, identity: np.ndarray) -> tuple[np.n
                 # dtrtrs would be the direct way, but OpenBLAS wakes its threads for it however small the matrix is.
                 W = lapack.dtrtri(K, lower=1)[0] @ root.T
                 return (W.T @ W)[None], 2 * np.log(np.diagonal(K)).sum(keepdims=True)
-    root = _square_root(P)
+    root = square_root(P)
     K = np.linalg.cholesky(identity + root.swapaxes(-1, -2) @ J @ root)
     W = np.linalg.solve(K, root.swapaxes(-1, -2))
     return W.swapaxes(-1, -2) @ W, 2 * np.log(np.diagonal(K, axis1=-2, axis2=-1)).sum(-1)
 
 
-def _square_root(P: np.ndarray) -> np.ndarray:
+def square_root(P: Float[np.ndarray, "*group latent latent"]) -> Float[np.ndarray, "*group latent latent"]:
+    """Return L with L L' = P for covariances P, singular ones included."""
     try:
         return np.linalg.cholesky(P)
     except np.linalg.LinAlgError:  # singular to rounding: any square root will do

@@ -54,7 +54,12 @@ class Means:
         self.stay = rows(identity - matrices.gain @ A)
 
     def filter(
-        self, h: Float[Tensor, "bin trial latent"], start: int, predicted: Tensor, counts: Int[np.ndarray, " all_bins"]
+        self,
+        h: Float[Tensor, "bin trial latent"],
+        start: int,
+        predicted: Float[Tensor, "trial latent"],
+        counts: Int[np.ndarray, " all_bins"],
+        drive: Float[Tensor, "bin trial latent"] | None = None,
     ) -> Float[Tensor, "bin trial latent"]:
         """Return E(x_t | bins up to t) of a chunk that begins at bin ``start``.
 
@@ -63,9 +68,12 @@ class Means:
         h : C' R^-1 (y - d), zero where nothing is observed.
         predicted : mean of the first bin of the chunk given all before it.
         counts : number of trials that reach each bin.
+        drive : what known inputs add to the mean of the bin after; zero in the last bin of a trial.
         """
         stop = start + len(h)
-        m = self._apply(h, self.filtered, start)
+        m = self.apply(h, self.filtered, start)
+        if drive is not None:
+            m[1:] += self.apply(drive[:-1], self.keep, start + 1)
         n = int(counts[start])
         _add_product(m[0, :n], predicted[:n], self.keep[int(self.matrices.steps(np.array([start]))[0])])
         for a, b, step, steady in self._stretches(start, stop, counts):
@@ -82,15 +90,28 @@ class Means:
         return m
 
     def smooth(
-        self, m: Float[Tensor, "bin trial latent"], start: int, following: Tensor, counts: Int[np.ndarray, " all_bins"]
+        self,
+        m: Float[Tensor, "bin trial latent"],
+        start: int,
+        following: Float[Tensor, "trial latent"],
+        counts: Int[np.ndarray, " all_bins"],
+        drive: Float[Tensor, "bin trial latent"] | None = None,
+        noise: Float[Tensor, "bin trial latent"] | None = None,
     ) -> Float[Tensor, "bin trial latent"]:
-        """Return E(x_t | all bins) of a chunk, given the filter's means and the smoothed mean of the bin after it."""
+        """Return E(x_t | all bins) of a chunk, given the filter's means and the smoothed mean of the bin after it.
+
+        With the noise of each bin given the one after it, this is a draw from the posterior instead of its mean.
+        """
         stop = start + len(m)
         after = np.append(counts[1:], 0)
-        x = self._apply(m, self.stay, start)
+        x = self.apply(m, self.stay, start)
+        if drive is not None:
+            x -= self.apply(drive, self.backward, start)
         for t in (start + np.flatnonzero(counts[start:stop] > after[start:stop])).tolist():
             ending = slice(int(after[t]), int(counts[t]))
             x[t - start, ending] = m[t - start, ending]
+        if noise is not None:
+            x += noise
         for a, b, step, steady in reversed(list(self._stretches(start, stop, after))):
             n = int(after[a])
             if not n:
@@ -110,9 +131,10 @@ class Means:
         self,
         h: Float[Tensor, "bin trial latent"],
         m: Float[Tensor, "bin trial latent"],
-        predicted: Tensor,
+        predicted: Float[Tensor, "trial latent"],
         start: int,
         part: Pattern,
+        drive: Float[Tensor, "bin trial latent"] | None = None,
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return two pairs whose inner products add up to m'J m - 2 h'm + (m - mp)' P^-1 (m - mp), by bin and trial.
 
@@ -127,6 +149,8 @@ class Means:
         jump = torch.empty_like(m)
         jump[0] = predicted
         torch.mm(m[:-1].reshape(-1, latents), self.dynamics, out=jump[1:].view(-1, latents))
+        if drive is not None:
+            jump[1:] += drive[:-1]
         torch.sub(m, jump, out=jump)
         over = np.flatnonzero(part.lengths < stop)  # trials that ended in an earlier bin, or end in this chunk
         for t, b in zip(np.maximum(part.lengths[over] - start, 0).tolist(), over.tolist(), strict=True):
@@ -139,7 +163,7 @@ class Means:
                 h[~seen.T] = 0.0
         else:
             h.add_(torch.matmul(m.unsqueeze(-2), self.information[start:stop]).squeeze(-2))
-        return (h, m), (self._apply(jump, self.precision, start), jump)
+        return (h, m), (self.apply(jump, self.precision, start), jump)
 
     def log_determinants(self, lengths: Int[np.ndarray, " trial"]) -> Float[Tensor, " trial"]:
         """Return the sum over each trial's bins of log |I + P_t J_t|."""
@@ -169,8 +193,10 @@ class Means:
             for u, v in itertools.pairwise(within):
                 yield u, v, piece.step if piece.steady else piece.step + u - piece.start, piece.steady
 
-    def _apply(self, x: Tensor, stack: Tensor, start: int) -> Tensor:
-        """Return the rows of each bin times that bin's matrix."""
+    def apply(
+        self, x: Float[Tensor, "bin trial latent"], stack: Float[Tensor, "step *group latent latent"], start: int
+    ) -> Float[Tensor, "bin trial latent"]:
+        """Return the rows of each bin, the first of which is ``start``, times that bin's matrix."""
         result = torch.empty_like(x)
         stop = start + len(x)
         for piece in self.matrices.pieces:

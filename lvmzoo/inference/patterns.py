@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-__all__ = ["BLOCK_SAMPLES", "Pattern", "patterns", "residual_blocks"]
+__all__ = ["BLOCK_SAMPLES", "Known", "Pattern", "patterns", "residual_blocks"]
 
 BLOCK_SAMPLES = 2**17  # samples converted to float64 at a time: 1 MB
 
@@ -115,16 +116,25 @@ def _by_bins(pattern: Pattern, reached: Tensor) -> list[Pattern]:
     return split
 
 
+class Known(NamedTuple):
+    """Known inputs to the activity of all trials of a batch, and how they enter it."""
+
+    inputs: Float[Tensor, "all_trials all_bins channel"]
+    feedthrough: Float[Tensor, "unit channel"]
+
+
 def residual_blocks(
     activity: Num[Tensor, "all_trials all_bins unit"],
     offset: Float[Tensor, " unit"],
     pattern: Pattern,
     start: int,
     stop: int,
+    known: Known | None = None,
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "row unit"]]]:
     """Yield (trials, bins, activity - offset) of the bins [start, stop) in blocks, zero where nothing is observed.
 
-    A row of a block is a bin of a trial, trials outermost. The memory of a block is used again for the next.
+    A row of a block is a bin of a trial, trials outermost. The memory of a block is used again for the next. What
+    ``known`` inputs do to the activity is subtracted, too.
     """
     trials, units = len(pattern.lengths), activity.shape[-1]
     together = max(1, BLOCK_SAMPLES // max(1, (stop - start) * units))
@@ -144,6 +154,9 @@ def residual_blocks(
             block = store[: shape[0] * shape[1] * units].view(shape)
             block.copy_(activity[rows, when])
             block.sub_(offset)
+            if known is not None:
+                inputs = known.inputs[rows, when].to(block).flatten(0, 1)
+                block.view(-1, units).addmm_(inputs, known.feedthrough.T, alpha=-1)
             if pattern.mask is not None:
                 block.masked_fill_(~pattern.mask[who, when], 0.0)
             elif not complete:

@@ -102,7 +102,8 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
 
     def _set(self, values: LinearGaussian) -> None:
         for name, value in values._asdict().items():
-            getattr(self, name).copy_(value)
+            if value is not None:
+                getattr(self, name).copy_(value)
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
@@ -245,7 +246,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
         self, session: str, trials: int, bins: int, seed: int
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
         """Draw latents and activity of new trials of one session."""
-        parameters = LinearGaussian(*(value.cpu() for value in self.parameters_of(session)))
+        parameters = LinearGaussian(*(value.cpu() for value in self.parameters_of(session) if value is not None))
         generator = torch.Generator().manual_seed(seed)
         latents = len(parameters.dynamics)
         draws = torch.randn(bins, trials, latents, generator=generator, dtype=torch.float64)
