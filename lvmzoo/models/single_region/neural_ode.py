@@ -1,0 +1,312 @@
+r"""Latent neural ODE: activity read out of a trajectory that follows a learned vector field.
+
+.. math:: z_0 \sim N(m, \mathrm{diag}\, s^2), \quad \dot z = f(z, u), \quad y_t \sim p(y \mid C z_t + d)
+
+with f a network with one hidden layer beside a linear part, u known inputs that are constant within bins, and p Poisson
+for counts, Gaussian else. An encoder that reads the trial from its end gives q(z_0 | y); encoder, field and readout
+maximize the evidence lower bound E_q[log p(y | z)] - KL(q || p). All that distinguishes trials is in :math:`z_0` (and
+u): the latents of a trial are the trajectory that begins at the posterior mean.
+
+Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural ordinary differential equations, NeurIPS 31,
+doi:10.48550/arXiv.1806.07366; the encoder: Rubanova, Chen, Duvenaud (2019), doi:10.48550/arXiv.1907.03907; for spikes:
+Kim, Luo, Pillow, Brody (2021), Inferring latent dynamics underlying neural population activity via neural differential
+equations, ICML, PMLR 139, 5551-5561.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lvmzoo.batch import Batch, Layout
+from lvmzoo.errors import UserError, unknown
+from lvmzoo.inference.ode import METHODS, solve, solve_adaptive
+from lvmzoo.inference.starting import Activity, Start, lagged_moments, shared_dynamics, starting_readout
+from lvmzoo.models.base import GradientModel, HasDynamics, Loss, Reconstructs, Samples
+from lvmzoo.parts.likelihoods import UnitMoments, choose_likelihood
+from lvmzoo.parts.readouts import Readout
+from lvmzoo.parts.reverse_encoder import ReverseEncoder
+from lvmzoo.parts.vector_fields import TanhField
+from lvmzoo.registry import Entry, Family, Reference, Training, register
+
+__all__ = ["NeuralODE", "NeuralODEConfig"]
+
+
+@dataclass(frozen=True)
+class NeuralODEConfig:
+    """A vector field, its solver, and the encoder of initial latents."""
+
+    name: str = "neural_ode"
+    latents: int = 8  # dimensions of the trajectory
+    hidden: int = 64  # hidden units of the vector field
+    encoder_hidden: int = 64  # state of the recurrent encoder
+    dropout: float = 0.2  # fraction of the samples that the encoder misses in training
+    kl_ramp_steps: int = 500  # steps over which the KL term comes in
+    timescale_bins: float = 10.0  # unit of the field's time: the untrained latents decay by e within it at the latest
+    solver: str = "rk4"  # euler, heun, rk4 (fixed steps) or adaptive (dopri5 of torchdiffeq)
+    stride: int = 1  # bins in a fixed step, with interpolation between them; 1 where there are known inputs
+    tolerance: float = 1e-5  # of the adaptive solver, relative and absolute
+    likelihood: str | None = None  # poisson, gaussian or zero_inflated_gamma; null: poisson for counts, else gaussian
+
+
+class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
+    """Neural ODE: latents follow a learned vector field from initial conditions that a recurrent encoder infers."""
+
+    uses_inputs = True
+
+    def __init__(self, config: NeuralODEConfig, layouts: Sequence[Layout]) -> None:
+        super().__init__(config, layouts)
+        _check(config, layouts)
+        self.config: NeuralODEConfig
+        self._timescale_s = config.timescale_bins * layouts[0].bin_width_s
+        self._bin_width_s = layouts[0].bin_width_s
+        inputs = sum(layouts[0].inputs.values())
+        self.sessions = nn.ModuleDict()
+        for index, layout in enumerate(layouts):
+            self.sessions[str(index)] = _Session(layout, config)
+        self._index = {layout.session: str(index) for index, layout in enumerate(layouts)}
+        self.encoder = ReverseEncoder(config.latents + 1 + inputs, config.encoder_hidden)
+        self.posterior = nn.Linear(config.encoder_hidden, 2 * config.latents)
+        self.field = TanhField(config.latents, config.hidden, inputs)
+        self.prior_mean = nn.Parameter(torch.zeros(config.latents))
+        self.prior_log_scale = nn.Parameter(torch.zeros(config.latents))
+        with torch.no_grad():
+            self.posterior.bias[config.latents :].fill_(-1.0)  # draws stay near the mean until the readout is found
+
+    @property
+    def positive_rates(self) -> bool:  # type: ignore[override]
+        """Whether every session's likelihood has positive means."""
+        return all(self._session(name).readout.likelihood.positive for name in self.layouts)
+
+    def _session(self, name: str) -> _Session:
+        if name not in self._index:
+            raise UserError(
+                f"The model has no readout for session '{name}'.",
+                f"It was built for: {', '.join(self._index)}.",
+                "Fit the model with this session among its data.",
+            )
+        session = self.sessions[self._index[name]]
+        assert isinstance(session, _Session)
+        return session
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Start as a linear system: factor analysis for readout and read-in, lagged covariances for the field."""
+        starts, weights = [], []
+        for name in self.layouts:
+            mine = [batch for batch in batches if batch.layout.session == name]
+
+            def activity(mine: list[Batch] = mine) -> Iterable[Activity]:
+                return ((batch.activity, batch.valid, batch.observed, batch.trial_index) for batch in mine)
+
+            session = self._session(name)
+            units = self.layouts[name].n_units
+            starts.append(starting_readout(lagged_moments(activity, units), self.config.latents, session.counts))
+            weights.append(float(units))
+            session.standardize(mine)
+        starts, dynamics, _ = shared_dynamics(starts, weights)
+        for name, start in zip(self.layouts, starts, strict=True):
+            self._session(name).start(start)
+        identity = torch.eye(len(dynamics), dtype=dynamics.dtype, device=dynamics.device)
+        self.field.linear.copy_(self.config.timescale_bins * (dynamics - identity))
+
+    def loss(self, batch: Batch, step: int) -> Loss:
+        """Return the negative evidence lower bound, in nats per bin with anything observed."""
+        session = self._session(batch.layout.session)
+        seen = batch.observed & batch.valid.unsqueeze(-1)
+        bins = seen.any(-1).sum().to(self.prior_mean.dtype)
+        mean, log_scale = self._encode(batch, session, seen)
+        start = mean + torch.randn_like(mean) * log_scale.exp()
+        losses = session.loss(self._trajectory(batch, start), batch.activity, seen)
+        difference = (mean - self.prior_mean) * torch.exp(-self.prior_log_scale)
+        ratio = log_scale - self.prior_log_scale
+        kl = (0.5 * (difference.square() + torch.exp(2 * ratio) - 1) - ratio).sum(1)
+        kl = torch.where(batch.valid.any(1), kl, 0.0).sum()
+        ramp = min(1.0, (step + 1) / max(self.config.kl_ramp_steps, 1))
+        return Loss({"reconstruction": losses / bins.clamp(min=1), "kl": ramp * kl / bins.clamp(min=1)}, bins)
+
+    def _encode(self, batch: Batch, session: _Session, seen: Bool[Tensor, "trial bin unit"]) -> tuple[Tensor, Tensor]:
+        """Return mean and log standard deviation of the initial latents."""
+        features, shown = session.read_in(batch.activity, seen, self.config.dropout if self.training else 0.0)
+        inputs = self._inputs(batch)
+        state = self.encoder(features if inputs is None else torch.cat([features, inputs], -1), shown)
+        mean, log_scale = self.posterior(state).chunk(2, -1)
+        return mean, log_scale.clamp(-8, 3)
+
+    def _inputs(self, batch: Batch) -> Tensor | None:
+        if self.field.drive is None:
+            return None
+        values = torch.cat([batch.inputs[name] for name in batch.layout.inputs], -1).to(self.prior_mean.dtype)
+        return torch.where(batch.valid.unsqueeze(-1), values, 0.0)
+
+    def _trajectory(self, batch: Batch, start: Float[Tensor, "trial latent"]) -> Float[Tensor, "trial bin latent"]:
+        return self._solve(start, batch.n_bins, batch.layout.bin_width_s, self._inputs(batch))
+
+    def _solve(self, start: Tensor, bins: int, bin_width_s: float, inputs: Tensor | None) -> Tensor:
+        step = bin_width_s / self._timescale_s
+        if self.config.solver == "adaptive":
+            return solve_adaptive(self.field, start, bins, step, self.config.tolerance, inputs)
+        method = METHODS[self.config.solver]
+        return self.field.trajectory(start, bins, step, method, self.config.stride, inputs)
+
+    @torch.no_grad()
+    def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
+        """Return the trajectory from the posterior mean of the initial latents."""
+        session = self._session(batch.layout.session)
+        start, _ = self._encode(batch, session, batch.observed & batch.valid.unsqueeze(-1))
+        return torch.where(batch.valid.unsqueeze(-1), self._trajectory(batch, start), 0.0)
+
+    @torch.no_grad()
+    def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
+        """Return the expected activity along the latents."""
+        rates = self._session(batch.layout.session).rates(self.latents(batch))
+        return torch.where(batch.valid.unsqueeze(-1), rates, 0.0)
+
+    def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
+        """Return the latents one bin (of the first session) later, where known inputs are zero."""
+        step = self._bin_width_s / self._timescale_s
+        if self.config.solver == "adaptive":
+            return solve_adaptive(self.field, latents, 2, step, self.config.tolerance)[:, 1]
+        return solve(self.field, latents, 2, step, METHODS[self.config.solver])[:, 1]
+
+    @torch.no_grad()
+    def sample(
+        self, session: str, trials: int, bins: int, seed: int
+    ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
+        """Draw latents and activity of new trials from the prior, where known inputs are zero."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(trials, self.config.latents, generator=generator).to(self.prior_mean)
+        start = self.prior_mean + noise * self.prior_log_scale.exp()
+        latents = self._solve(start, bins, self.layouts[session].bin_width_s, None)
+        return latents, self._session(session).sample(latents, generator)
+
+
+class _Session(nn.Module):
+    """What belongs to one session: its units' scaling, the way into the encoder, and the readout."""
+
+    shift: Tensor
+    scale: Tensor
+    mean: Tensor
+    deviation: Tensor
+    held_in: Tensor
+
+    def __init__(self, layout: Layout, config: NeuralODEConfig) -> None:
+        super().__init__()
+        likelihood = choose_likelihood(config.likelihood, layout.observation)
+        self.counts = likelihood.name == "poisson"
+        units = layout.n_units
+        self.register_buffer("held_in", torch.tensor(layout.held_in, dtype=torch.int64), persistent=False)
+        for name, value in (("shift", 0.0), ("scale", 1.0), ("mean", 0.0), ("deviation", 1.0)):
+            self.register_buffer(name, torch.full((units,), value))  # shift and scale: of the likelihood's activity
+        self.into = nn.Linear(len(layout.held_in), config.latents)
+        self.readout = Readout(config.latents, units, likelihood)
+        nn.init.zeros_(self.into.bias)
+
+    def standardize(self, batches: Sequence[Batch]) -> None:
+        """Find the units' means and scales, and the readout of activity that does not vary."""
+        parts = [UnitMoments.of(batch.activity, batch.observed & batch.valid.unsqueeze(-1)) for batch in batches]
+        moments = UnitMoments(*(sum(leaf, start=torch.zeros_like(leaf[0])) for leaf in zip(*parts, strict=True)))
+        likelihood = self.readout.likelihood
+        shift, scale = likelihood.scaling(moments)
+        deviation = moments.variance.sqrt()
+        deviation = torch.where(deviation > 0, deviation, 1.0)
+        parameters = likelihood.start(moments)
+        for buffer, value in ((self.shift, shift), (self.scale, scale), (self.mean, moments.mean)):
+            buffer.copy_(value)
+        self.deviation.copy_(deviation)
+        self.readout.offset.copy_(parameters[: likelihood.n_varying])
+        if self.readout.constants is not None:
+            self.readout.constants.copy_(parameters[likelihood.n_varying :])
+
+    def start(self, start: Start) -> None:
+        """Read in the posterior mean of factor analysis, and read out its loadings."""
+        C, r = start.readout[self.held_in], start.noise[self.held_in]
+        weights = C / r[:, None]
+        identity = torch.eye(C.shape[1], dtype=C.dtype, device=C.device)
+        project = torch.linalg.solve(identity + C.T @ weights, weights.T)
+        self.into.weight.copy_(project * self.deviation[self.held_in])
+        # Counts: to first order exp(d + c z) is mean + mean c z.
+        unit = self.mean.clamp(min=1e-3) if self.counts else self.scale
+        self.readout.weight[0].copy_((start.readout / unit[:, None]).clamp(-1, 1))
+
+    def read_in(
+        self, activity: Tensor, seen: Bool[Tensor, "trial bin unit"], dropout: float
+    ) -> tuple[Float[Tensor, "trial bin channel"], Bool[Tensor, "trial bin"]]:
+        """Return what the encoder sees of each bin, and of which bins it sees anything."""
+        seen = seen[..., self.held_in]
+        standardized = (activity[..., self.held_in].to(self.mean.dtype) - self.mean[self.held_in]) / self.deviation[
+            self.held_in
+        ]
+        standardized = functional.dropout(torch.where(seen, standardized, 0.0), dropout, training=dropout > 0)
+        share = seen.to(standardized.dtype).mean(-1, keepdim=True)
+        return torch.cat([self.into(standardized), share], -1), seen.any(-1)
+
+    def loss(
+        self, latents: Float[Tensor, "trial bin latent"], activity: Tensor, seen: Bool[Tensor, "trial bin unit"]
+    ) -> Float[Tensor, ""]:
+        """Return the negative log-likelihood of what was seen, in nats, up to a constant."""
+        likelihood = self.readout.likelihood
+        standardized = (torch.where(seen, activity.to(self.mean.dtype), self.shift) - self.shift) / self.scale
+        return torch.where(seen, likelihood.loss(self.readout(latents), standardized), 0.0).sum()
+
+    def rates(self, latents: Float[Tensor, "trial bin latent"]) -> Float[Tensor, "trial bin unit"]:
+        """Return the expected activity."""
+        return self.readout.likelihood.mean(self.readout(latents)) * self.scale + self.shift
+
+    def sample(self, latents: Float[Tensor, "trial bin latent"], generator: torch.Generator) -> Tensor:
+        """Draw activity."""
+        drawn = self.readout.likelihood.sample(self.readout(latents), generator).to(self.scale)
+        return drawn * self.scale + self.shift
+
+
+def _check(config: NeuralODEConfig, layouts: Sequence[Layout]) -> None:
+    for field in ("latents", "hidden", "encoder_hidden", "stride"):
+        if getattr(config, field) < 1:
+            raise UserError(
+                f"model.{field}={getattr(config, field)} of neural_ode is too small.",
+                "It is at least 1.",
+                f"Set model.{field}=1 or more.",
+            )
+    if not 0 <= config.dropout < 1:
+        raise UserError(
+            f"model.dropout={config.dropout} of neural_ode is not possible.",
+            "It is a fraction: at least 0 and below 1.",
+            "Set model.dropout=0.2, for instance.",
+        )
+    for field in ("timescale_bins", "tolerance"):
+        if not getattr(config, field) > 0:
+            raise UserError(
+                f"model.{field}={getattr(config, field)} of neural_ode is not positive.",
+                "It is a number above zero.",
+                f"Leave model.{field} at its default.",
+            )
+    if config.solver not in (*METHODS, "adaptive"):
+        raise unknown("solver", config.solver, (*METHODS, "adaptive"))
+    if config.stride > 1 and layouts[0].inputs:
+        raise UserError(
+            f"model.stride={config.stride} does not go with known inputs ({', '.join(layouts[0].inputs)}).",
+            "Inputs change from bin to bin, and a step must not cross such a change.",
+            "Set model.stride=1.",
+        )
+
+
+register(
+    Entry(
+        model=NeuralODE,
+        config=NeuralODEConfig,
+        family=Family.SINGLE_REGION,
+        reference=Reference(
+            "Chen RTQ, Rubanova Y, Bettencourt J, Duvenaud D (2018). Neural ordinary differential equations. Advances "
+            "in Neural Information Processing Systems 31.",
+            "10.48550/arXiv.1806.07366",
+            "chen2018neural",
+        ),
+        tiny=lambda layout: NeuralODEConfig(latents=2, hidden=16, encoder_hidden=16, kl_ramp_steps=20),
+        training=Training(max_steps=3000, batch_size=32, learning_rate=3e-3, gradient_clip=5.0),
+    )
+)
