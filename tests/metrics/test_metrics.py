@@ -201,7 +201,7 @@ def m1(folder, held_out):
     stop = np.cumsum(length)
     velocity = Variable(Kind.CONTINUOUS, 2)
     names = tuple(map(str, range(174)))
-    layout = Layout("m1", {"m1": 174}, names, Observation.COUNTS, 0.1, {"velocity": velocity}, {}, held_out)
+    layout = Layout("m1", {"m1": 174}, names, Observation.COUNTS, 0.1, {"velocity": velocity}, held_out=held_out)
     whole = Trials(
         layout=layout,
         activity=counts,

@@ -12,7 +12,8 @@ import scipy.stats
 import torch
 from sklearn.linear_model import PoissonRegressor
 
-from lvmzoo.metrics.poisson import _newton, bits_per_spike, fit_readout
+from lvmzoo.metrics.poisson import bits_per_spike
+from lvmzoo.metrics.poisson_readout import _Data, _newton, fit_readout
 
 from .frozen.make_bits_per_spike import cases
 
@@ -53,7 +54,7 @@ def planted(bins=1500, units=30, latents=4, seed=0, base=-1.0):
 def test_newton_finds_the_optimum_of_scikit_learn():
     x, _, counts = planted()
     design = torch.from_numpy(np.c_[x - x.mean(0), np.ones(len(x))])
-    ours = _newton(design, counts, None, 10.0, None).numpy()
+    ours = _newton(_Data(design, counts, None), 10.0).numpy()
     for unit in range(0, 30, 7):
         # scikit-learn divides the loss by the number of bins; the pseudo-observation is one more bin at x = 0.
         pooled = counts.double().mean().item()
@@ -115,9 +116,23 @@ def test_readout_ignores_what_was_not_recorded():
     np.testing.assert_array_equal(fit_readout(x, garbage, recorded).rates(x), fit_readout(x, clean, recorded).rates(x))
 
 
-def test_readout_is_fast():
-    x, _, counts = planted(bins=1300, units=174, latents=10, base=-3.0)
+@pytest.mark.parametrize("latents", [10, 60])
+def test_readout_is_fast(latents):
+    x, _, counts = planted(bins=1300, units=174, latents=latents, base=-3.0)
     fit_readout(x, counts)
     start = time.process_time()
     fit_readout(x, counts)
     assert time.process_time() - start < 3.0
+
+
+def test_many_latents_that_carry_their_noise_in_small_directions_are_read_out_in_their_own_scale():
+    """Eighty smoothed units whose signal has five dimensions: whitening would make the noise as large as that."""
+    random = np.random.default_rng(0)
+    signal = random.normal(size=(900, 5))
+    x = signal @ random.normal(size=(5, 80)) + 0.3 * random.normal(size=(900, 80))
+    rates = np.exp(0.3 * signal @ random.normal(size=(5, 40)) - 1.5)
+    counts = torch.from_numpy(random.poisson(rates).astype(np.uint8))
+    readout = fit_readout(x[:600], counts[:600])
+    assert not readout.whitened
+    found = bits_per_spike(readout.rates(x[600:]), counts[600:].numpy())
+    assert found > 0.7 * bits_per_spike(rates[600:], counts[600:].numpy())
