@@ -82,6 +82,8 @@ class StatisticsLearner(pl.LightningModule):
         return [part.view(leaf.shape) for part, leaf in zip(parts, sums, strict=True)]
 
     def _stop_if_done(self, objective: float) -> None:
+        if self._passes != self.model.passes and not self.model.settled:
+            return
         gain = objective - self._previous if self._previous is not None else float("inf")
         converged = self._passes >= _LEAST_PASSES and gain < self._tolerance * abs(objective)
         self._previous = objective

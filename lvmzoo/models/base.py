@@ -69,6 +69,14 @@ class StatisticsModel(Model):
 
     passes: ClassVar[int | None]  # passes over the data to a solution; None: until converged
 
+    @property
+    def settled(self) -> bool:
+        """Whether the gain of the objective, since this was last true, tells how near convergence is.
+
+        False within a line search, or in a phase that another follows.
+        """
+        return True
+
     @abc.abstractmethod
     def statistics(self, batch: Batch) -> Any:
         """Return moments of one batch (closed form) or their posterior expectation (the E-step).
