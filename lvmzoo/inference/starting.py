@@ -1,41 +1,33 @@
-"""Starting values for linear dynamical systems, from second moments of the activity within a bin and one bin apart.
+"""Starting values for linear dynamical systems, from second moments of the activity within and between bins.
 
-Factor analysis of the covariance gives a readout of latents with unit variance; the covariance one bin apart, free of
-private noise, then gives their dynamics. Latents are rotated to a form that depends on the dynamics alone, in which
-sessions with different units agree.
+Factor analysis of the covariance within a bin gives a readout of latents with unit variance; the covariance one bin
+apart, free of private noise, then gives their dynamics. Subspace identification finds both from the covariances between
+bins. Latents are rotated to a form that depends on the dynamics alone, in which sessions with different units agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Float
 from torch import Tensor
 
-from lvmzoo.inference.maximization import noise_floor
-from lvmzoo.inference.patterns import patterns, residual_blocks
+from lvmzoo.inference.lagged_moments import LaggedMoments, Recorded, lagged_moments
+from lvmzoo.inference.linear_gaussian import LinearGaussian
+from lvmzoo.inference.maximization import least_norm, noise_floor
+from lvmzoo.inference.subspace import identify, lags_of
 
-__all__ = ["LaggedMoments", "Start", "factor_analysis", "lagged_moments", "shared_dynamics", "starting_readout"]
+__all__ = ["Start", "factor_analysis", "shared_dynamics", "starting_readout", "starting_values"]
 
-WINDOW = 256  # bins: pairs of neighboring bins are taken within windows of a trial
-BUDGET = 5e9  # products of activity to sum; of more data, evenly spread windows are used
 LARGEST = 0.98  # singular value of the starting dynamics, which leaves room for noise
-
-Activity = tuple[Num[Tensor, "trial bin unit"], Bool[Tensor, "trial bin"], Bool[Tensor, "trial bin unit"], Tensor]
-
-
-class LaggedMoments(NamedTuple):
-    """Moments of one session's activity."""
-
-    mean: Float[Tensor, " unit"]
-    covariance: Float[Tensor, "unit unit"]  # within a bin
-    lagged: Float[Tensor, "unit unit"]  # of a bin with the one before
+LARGEST_IDENTIFIED = 0.9975  # the same, where the dynamics are near the truth already
 
 
 class Start(NamedTuple):
-    """Starting values of one session: its readout, and what it says about the dynamics."""
+    """Starting values of one session: its readout, and what it says about the dynamics of latents of unit variance."""
 
     readout: Float[Tensor, "unit latent"]
     offset: Float[Tensor, " unit"]
@@ -43,54 +35,57 @@ class Start(NamedTuple):
     dynamics: Float[Tensor, "latent latent"]
 
 
-def lagged_moments(batches: Callable[[], Iterable[Activity]], units: int) -> LaggedMoments:
-    """Sum the moments of one session in two passes; missing samples count as the unit's mean.
+def starting_values(
+    batches: Callable[[str], Iterable[Recorded]],
+    units: Mapping[str, int],
+    latents: int,
+    counts: bool,
+    subspace: bool,
+    diagonal: bool,
+) -> LinearGaussian:
+    """Return starting values of sessions that share dynamics, with the units of all sessions one after the other.
 
     Parameters
     ----------
-    batches : gives (activity, valid, observed, index of each trial) of each batch anew.
-    units : number of units.
+    batches : gives the data of a session, anew at each call.
+    units : sessions, and how many units each has.
+    latents : number of latents.
+    counts : activity is spikes per bin.
+    subspace : start by subspace identification; otherwise by factor analysis.
+    diagonal : latents are independent of each other.
     """
-    total = torch.zeros(units, dtype=torch.float64)
-    samples = torch.zeros(units, dtype=torch.float64)
-    bins = 0
-    for activity, valid, observed, _ in batches():
-        total, samples = total.to(activity.device), samples.to(activity.device)
-        zero = torch.zeros_like(total)
-        bins += int(valid.sum())
-        for pattern in patterns(valid, observed):
-            if pattern.mask is None:
-                samples += pattern.seen.sum() * pattern.units
-            else:
-                samples += pattern.mask.sum((0, 1))
-            for _, _, block in residual_blocks(activity, zero, pattern, 0, pattern.bins):
-                total.addmv_(block.T, block.new_ones(len(block)))
-    mean = total / samples.clamp(min=1)
-    stride = max(1, round(bins * units**2 / BUDGET))
-    within, lagged = mean.new_zeros(units, units), mean.new_zeros(units, units)
-    counted, pairs = torch.zeros_like(mean), 0
-    for activity, valid, observed, index in batches():
-        for pattern in patterns(valid, observed):
-            for start in range(0, pattern.bins, WINDOW):
-                stop = min(start + WINDOW, pattern.bins)
-                used = (index.to(mean.device)[pattern.rows] + start // WINDOW) % stride == 0
-                if not bool(used.any()):
-                    continue
-                for who, when, block in residual_blocks(activity, mean, pattern, start, stop):
-                    cube = block.view(who.stop - who.start, -1, units)
-                    seen = pattern.seen[who, when]
-                    shown = seen[..., None] & (pattern.units if pattern.mask is None else pattern.mask[who, when])
-                    if stride > 1:
-                        cube, seen, shown = cube[used[who]], seen[used[who]], shown[used[who]]
-                    flat = cube.flatten(0, 1)
-                    within.addmm_(flat.T, flat)
-                    lagged.addmm_(cube[:, 1:].flatten(0, 1).T, cube[:, :-1].flatten(0, 1))
-                    counted += shown.sum((0, 1))
-                    pairs += int((seen[:, 1:] & seen[:, :-1]).sum())
-    scale = counted.clamp(min=1).sqrt()
-    scale = torch.outer(scale, scale)
-    share = pairs / max(1.0, float(counted.max()))
-    return LaggedMoments(mean, within / scale, lagged / scale / max(share, 1e-12))
+    starts, responses = [], []
+    for session, number in units.items():
+        moments = lagged_moments(partial(batches, session), number, lags_of(latents, number, subspace))
+        start = starting_readout(moments, latents, counts)
+        starts.append(identified(start, moments, counts) if subspace else start)
+        responses.append(moments.response)
+    weights = [float(number) for number in units.values()]
+    starts, A, Q = shared_dynamics(starts, weights, LARGEST_IDENTIFIED if subspace else LARGEST)
+    if diagonal:
+        A, Q = torch.diag(A.diagonal()), torch.diag(1 - A.diagonal().square())
+    known = [response for response in responses if response is not None]
+    return LinearGaussian(
+        A,
+        Q,
+        A.new_zeros(latents),
+        torch.eye(latents, dtype=A.dtype, device=A.device),
+        torch.cat([start.readout for start in starts]),
+        torch.cat([start.offset for start in starts]),
+        torch.cat([start.noise for start in starts]),
+        starting_drive(starts, known, A) if known else None,
+        torch.cat([response[0] for response in known]) if known else None,
+    )
+
+
+def identified(start: Start, moments: LaggedMoments, counts: bool) -> Start:
+    """Return what subspace identification makes of a start; the same start where trials are too short for it."""
+    found = identify(moments.covariance, moments.pairs, start.noise, start.readout.shape[1])
+    if found is None:
+        return start
+    variance = moments.covariance[0].diagonal()
+    noise = torch.maximum(variance - found.readout.square().sum(1), noise_floor(variance, counts))
+    return turned(Start(found.readout, start.offset, noise, found.dynamics))
 
 
 def factor_analysis(
@@ -126,27 +121,34 @@ def factor_analysis(
 
 def starting_readout(moments: LaggedMoments, latents: int, counts: bool) -> Start:
     """Return a readout of latents with unit variance, slow ones first, and their dynamics one bin ahead."""
-    C, r = factor_analysis(moments.covariance, latents)
-    r = torch.maximum(r, noise_floor(moments.covariance.diagonal(), counts))
+    within, lagged = moments.covariance[:2]
+    C, r = factor_analysis(within, latents)
+    r = torch.maximum(r, noise_floor(within.diagonal(), counts))
     weights = C / r[:, None]
     gram = C.T @ weights
     ridge = torch.eye(latents, dtype=C.dtype, device=C.device) * (1e-3 * gram.diagonal().mean()).clamp(min=1e-30)
     project = torch.linalg.solve(gram + ridge, weights.T)
-    A = project @ moments.lagged @ project.T
+    return turned(Start(C, moments.mean, r, project @ lagged @ project.T))
+
+
+def turned(start: Start) -> Start:
+    """Return the same model with latents ordered by how slow they are, a form that units do not enter."""
+    C, A = start.readout, start.dynamics
     _, rotation = torch.linalg.eigh(A + A.T)
     rotation = rotation.flip(1)
     C = C @ rotation
     rows = C.abs().argmax(0, keepdim=True)
     sign = torch.where(C.gather(0, rows)[0] < 0, -1.0, 1.0).to(C)
-    return Start(C * sign, moments.mean, r, sign[:, None] * (rotation.T @ A @ rotation) * sign)
+    return start._replace(readout=C * sign, dynamics=sign[:, None] * (rotation.T @ A @ rotation) * sign)
 
 
 def shared_dynamics(
-    starts: list[Start], weights: list[float]
+    starts: list[Start], weights: list[float], largest: float = LARGEST
 ) -> tuple[list[Start], Float[Tensor, "latent latent"], Float[Tensor, "latent latent"]]:
     """Return the sessions with the signs of their latents made to agree, their mean dynamics, and its noise.
 
-    Only the part of the dynamics that turns one latent into another depends on the signs.
+    Only the part of the dynamics that turns one latent into another depends on the signs. Singular values of the
+    dynamics above ``largest`` would leave no noise.
     """
     first = starts[0].dynamics
     aligned = [starts[0]]
@@ -157,6 +159,20 @@ def shared_dynamics(
         aligned.append(start._replace(readout=start.readout * sign, dynamics=sign[:, None] * start.dynamics * sign))
     mean = sum((w * s.dynamics for w, s in zip(weights, aligned, strict=True)), torch.zeros_like(first)) / sum(weights)
     U, values, Vh = torch.linalg.svd(mean)
-    A = (U * values.clamp(max=LARGEST)) @ Vh
+    A = (U * values.clamp(max=largest)) @ Vh
     identity = torch.eye(len(A), dtype=A.dtype, device=A.device)
     return aligned, A, identity - A @ A.T
+
+
+def starting_drive(
+    starts: list[Start], responses: list[Tensor], dynamics: Float[Tensor, "latent latent"]
+) -> Float[Tensor, "latent channel"]:
+    """Return what the inputs add to the latents, from the responses of all sessions one bin later and after that."""
+    gram, cross = dynamics.new_zeros(()), dynamics.new_zeros(())
+    for start, response in zip(starts, responses, strict=True):
+        effect = start.readout  # of the inputs that many bins later
+        for later in response[1:]:
+            weighted = (effect / start.noise[:, None]).T
+            gram, cross = gram + weighted @ effect, cross + weighted @ later
+            effect = effect @ dynamics
+    return least_norm(gram, cross)

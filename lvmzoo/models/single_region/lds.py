@@ -1,23 +1,28 @@
 r"""Linear dynamical system with Gaussian emissions, fitted by EM.
 
-.. math:: x_{t+1} = A x_t + w_t, \quad y_t = C x_t + d + v_t, \quad w_t \sim N(0, Q), \quad v_t \sim N(0, R)
+.. math:: x_{t+1} = A x_t + B u_t + w_t, \quad y_t = C x_t + d + D u_t + v_t, \quad w_t \sim N(0, Q), v_t \sim N(0, R)
 
-with diagonal R; each trial begins anew with :math:`x_1 \sim N(\mu, V)`. Sessions share the dynamics and the way trials
-begin, and each has its own readout C, d, R. Ghahramani, Hinton (1996), Parameter estimation for linear dynamical
-systems, University of Toronto CRG-TR-96-2; Shumway, Stoffer (1982), doi:10.1111/j.1467-9892.1982.tb00349.x.
+with diagonal R; each trial begins anew with :math:`x_1 \sim N(\mu, V)`. The known inputs u of a bin (all of
+``data.inputs``, one after the other) drive the step to the next bin; where there are none, B and D do not exist.
+Sessions share the dynamics and the way trials begin, and each has its own readout C, d, D, R. Ghahramani, Hinton
+(1996), Parameter estimation for linear dynamical systems, University of Toronto CRG-TR-96-2; Shumway, Stoffer (1982),
+doi:10.1111/j.1467-9892.1982.tb00349.x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout, Observation
-from lvmzoo.errors import UserError
+from lvmzoo.errors import UserError, unknown
+from lvmzoo.inference.canonical import canonical_coordinates, in_coordinates
+from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import (
     LinearGaussian,
     Moments,
@@ -27,9 +32,20 @@ from lvmzoo.inference.linear_gaussian import (
     smoothed_covariance,
     smoothed_means,
 )
-from lvmzoo.inference.maximization import maximize
-from lvmzoo.inference.starting import Activity, lagged_moments, shared_dynamics, starting_readout
-from lvmzoo.models.base import Forecasts, HasPosterior, Reconstructs, Samples, Scores, StatisticsModel
+from lvmzoo.inference.maximization import Constraints, maximize
+from lvmzoo.inference.online import Prediction, first_prediction, observe
+from lvmzoo.inference.sampling import draw_latents, draw_trials
+from lvmzoo.inference.starting import starting_values
+from lvmzoo.models.base import (
+    Filters,
+    Forecasts,
+    HasDynamics,
+    HasPosterior,
+    Reconstructs,
+    Samples,
+    Scores,
+    StatisticsModel,
+)
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
 __all__ = ["LDS", "LDSConfig"]
@@ -41,9 +57,36 @@ class LDSConfig:
 
     name: str = "lds"
     latents: int = 8  # dimensions of the latent state
+    dynamics: str = "full"  # full, or diagonal: latents that decay independently of each other
+    fixed: list[str] = field(default_factory=list)  # left at their starting values by EM: dynamics, readout
+    initialization: str = "subspace"  # of EM: subspace (identification) or factor_analysis
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not; raises UserError."""
+        if self.latents < 1:
+            raise UserError(
+                f"model.latents is {self.latents}.",
+                "A linear dynamical system has at least one latent dimension.",
+                "Set model.latents to 1 or more, such as 8.",
+            )
+        for name, value, allowed in (
+            ("dynamics", [self.dynamics], ("full", "diagonal")),
+            ("fixed", self.fixed, ("dynamics", "readout")),
+            ("initialization", [self.initialization], ("subspace", "factor_analysis")),
+        ):
+            for choice in value:
+                if choice not in allowed:
+                    raise unknown(f"choice of model.{name}", choice, allowed)
 
 
-class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterior):
+class State(NamedTuple):
+    """What the filter knows of the coming bin."""
+
+    session: str
+    coming: Prediction
+
+
+class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Samples, Scores, HasPosterior):
     """Linear dynamical system: smooth latents with linear dynamics, Gaussian activity, exact inference, EM."""
 
     passes = None
@@ -55,25 +98,34 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
     readout: Tensor  # C, the units of all sessions one after the other
     offset: Tensor  # d
     noise: Tensor  # diagonal of R
+    drive: Tensor | None  # B; None without known inputs
+    feedthrough: Tensor | None  # D
     latent_moment: Tensor  # mean of x x' over the training bins: the scale of the latents, for the canonical form
 
     def __init__(self, config: LDSConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
-        if config.latents < 1:
-            raise UserError(
-                f"model.latents is {config.latents}.",
-                "A linear dynamical system has at least one latent dimension.",
-                "Set model.latents to 1 or more, such as 8.",
-            )
         self._counts = any(layout.observation is Observation.COUNTS for layout in layouts)
+        self._constraints = Constraints(
+            diagonal=config.dynamics == "diagonal",
+            dynamics="dynamics" in config.fixed,
+            readout="readout" in config.fixed,
+        )
+        self.inputs = dict(layouts[0].inputs)
         self.sessions: dict[str, slice] = {}
         units = 0
         for layout in layouts:
+            if dict(layout.inputs) != self.inputs:
+                raise UserError(
+                    f"Session '{layout.session}' has the known inputs {dict(layout.inputs)}.",
+                    f"Session '{layouts[0].session}' has {self.inputs}: all sessions must share them, and their order.",
+                    "Set data.inputs to variables that every session has, with as many channels.",
+                )
             self.sessions[layout.session] = slice(units, units + layout.n_units)
             units += layout.n_units
         identity = torch.eye(config.latents, dtype=torch.float64)
         generator = torch.Generator().manual_seed(0)
-        start = {
+        channels = sum(self.inputs.values())
+        start: dict[str, Tensor | None] = {
             "dynamics": 0.9 * identity,
             "dynamics_noise": (1 - 0.9**2) * identity,
             "initial_mean": torch.zeros(config.latents, dtype=torch.float64),
@@ -81,6 +133,8 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
             "readout": 0.1 * torch.randn(units, config.latents, generator=generator, dtype=torch.float64),
             "offset": torch.zeros(units, dtype=torch.float64),
             "noise": torch.ones(units, dtype=torch.float64),
+            "drive": torch.zeros(config.latents, channels, dtype=torch.float64) if channels else None,
+            "feedthrough": torch.zeros(units, channels, dtype=torch.float64) if channels else None,
             "latent_moment": identity.clone(),
         }
         for name, value in start.items():
@@ -94,52 +148,46 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
                 f"It was built for: {', '.join(self.sessions)}.",
                 "Fit the model with this session among its data.",
             )
-        units = self.sessions[session]
-        return LinearGaussian(*self._shared(), self.readout[units], self.offset[units], self.noise[units])
+        units, everything = self.sessions[session], self._everything()
+        of_units = {name: getattr(everything, name)[units] for name in ("readout", "offset", "noise")}
+        if everything.feedthrough is not None:
+            of_units["feedthrough"] = everything.feedthrough[units]
+        return everything._replace(**of_units)
 
-    def _shared(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.dynamics, self.dynamics_noise, self.initial_mean, self.initial_covariance
+    def _everything(self) -> LinearGaussian:
+        return LinearGaussian(*(getattr(self, name) for name in LinearGaussian._fields))
 
     def _set(self, values: LinearGaussian) -> None:
         for name, value in values._asdict().items():
             if value is not None:
                 getattr(self, name).copy_(value)
 
+    def _known(self, batch: Batch) -> Float[Tensor, "trial bin channel"] | None:
+        return torch.cat([batch.inputs[name] for name in self.inputs], -1) if self.inputs else None
+
+    def _data(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        return batch.activity, batch.valid, batch.observed, self._known(batch)
+
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Start from factor analysis within bins and the covariance one bin apart."""
-        starts, weights = [], []
-        for session, units in self.sessions.items():
+        """Start from the covariances of the activity within and between bins."""
 
-            def of_session(session: str = session) -> Iterable[Activity]:
-                return (
-                    (batch.activity, batch.valid, batch.observed, batch.trial_index)
-                    for batch in batches
-                    if batch.layout.session == session
-                )
-
-            moments = lagged_moments(of_session, units.stop - units.start)
-            starts.append(starting_readout(moments, self.config.latents, self._counts))
-            weights.append(float(units.stop - units.start))
-        starts, dynamics, noise = shared_dynamics(starts, weights)
-        identity = torch.eye(len(dynamics), dtype=dynamics.dtype, device=dynamics.device)
-        self._set(
-            LinearGaussian(
-                dynamics,
-                noise,
-                torch.zeros_like(self.initial_mean),
-                identity,
-                torch.cat([start.readout for start in starts]),
-                torch.cat([start.offset for start in starts]),
-                torch.cat([start.noise for start in starts]),
+        def of_session(session: str) -> Iterable[Recorded]:
+            return (
+                Recorded(batch.activity, batch.valid, batch.observed, batch.trial_index, self._known(batch))
+                for batch in batches
+                if batch.layout.session == session
             )
-        )
+
+        units = {session: units.stop - units.start for session, units in self.sessions.items()}
+        subspace, diagonal = self.config.initialization == "subspace", self._constraints.diagonal
+        self._set(starting_values(of_session, units, self.config.latents, self._counts, subspace, diagonal))
 
     @torch.no_grad()
     def statistics(self, batch: Batch) -> Moments:
         """Return the expected sufficient statistics; units of other sessions hold zeros."""
         parameters = self.parameters_of(batch.layout.session)
-        moments = expectations(parameters, batch.activity, batch.valid, batch.observed)
+        moments = expectations(parameters, *self._data(batch))
         if len(self.sessions) == 1:
             return moments
         units = self.sessions[batch.layout.session]
@@ -156,45 +204,28 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
     @torch.no_grad()
     def update(self, statistics: Moments) -> Float[Tensor, ""]:
         """Set the parameters that maximize the expected log-likelihood; return nats per bin before that."""
-        before = LinearGaussian(*self._shared(), self.readout, self.offset, self.noise)
-        self._set(maximize(before, statistics, self._counts))
+        self._set(maximize(self._everything(), statistics, self._counts, self._constraints))
         reached = statistics.trials + statistics.transitions  # bins up to each trial's end, gaps included
         if reached > 0:
             self.latent_moment.copy_((statistics.initial_moment + statistics.after) / reached)
         return statistics.log_likelihood / statistics.bins.clamp(min=1)
 
-    def finish(self) -> None:
-        """Put the fitted parameters into canonical form."""
-        self.canonical()
-
     @torch.no_grad()
-    def canonical(self) -> None:
-        """Choose among the equivalent parameters: latents with unit covariance, ordered by the variance they explain.
-
-        The columns of the readout become orthogonal, with falling norms, and the largest loading of each is positive.
-        The model of the activity does not change.
-        """
-        root = torch.linalg.cholesky(self.latent_moment)
-        loadings = self.readout @ root
-        _, rotation = torch.linalg.eigh(loadings.T @ loadings)
-        rotation = rotation.flip(1)
-        loadings = loadings @ rotation
-        largest = loadings.gather(0, loadings.abs().argmax(0, keepdim=True))[0]
-        rotation = rotation * torch.where(largest < 0, -1.0, 1.0).to(rotation)
-        back = root @ rotation  # x = back z
-        into = torch.linalg.inv(back)
-        self.readout.copy_(self.readout @ back)
-        self.dynamics.copy_(into @ self.dynamics @ back)
-        self.initial_mean.copy_(into @ self.initial_mean)
-        for covariance in (self.dynamics_noise, self.initial_covariance, self.latent_moment):
-            changed = into @ covariance @ into.T
-            covariance.copy_((changed + changed.T) / 2)
+    def finish(self) -> None:
+        """Choose among the equivalent parameters, see ``canonical_coordinates``; what is fixed leaves no choice."""
+        if self._constraints.dynamics or self._constraints.readout:
+            return
+        T = canonical_coordinates(self.readout, self.latent_moment, self._constraints.diagonal)
+        self._set(in_coordinates(self._everything(), T))
+        into = torch.linalg.inv(T)
+        moment = into @ self.latent_moment @ into.T
+        self.latent_moment.copy_((moment + moment.T) / 2)
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the smoothed mean of the latents."""
         parameters = self.parameters_of(batch.layout.session)
-        return _at_valid(smoothed_means(parameters, batch.activity, batch.valid, batch.observed), batch)
+        return _at_valid(smoothed_means(parameters, *self._data(batch)), batch)
 
     @torch.no_grad()
     def posterior(
@@ -211,54 +242,78 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Samples, Scores, HasPosterio
 
     @torch.no_grad()
     def forecast(self, batch: Batch, horizon: int) -> Float[Tensor, "trial bin unit"]:
-        """Return the expected activity ``horizon`` bins ahead of the filter; raises UserError below one bin."""
+        """Return the expected activity ``horizon`` bins ahead of the filter, given all known inputs up to then.
+
+        Raises UserError below one bin.
+        """
         if horizon < 1:
             raise UserError(
                 f"The forecast horizon is {horizon} bins.",
                 "A forecast looks at least one bin ahead.",
                 "Use a horizon of 1 or more, or `rates` for the bins themselves.",
             )
-        parameters = self.parameters_of(batch.layout.session)
-        ahead = filtered_means(parameters, batch.activity, batch.valid, batch.observed)
-        bins = ahead.shape[1]
-        result = torch.zeros_like(ahead)
-        mean = self.initial_mean
-        for t in range(min(horizon, bins)):  # nothing has been seen yet
-            result[:, t] = mean
-            mean = self.dynamics @ mean
-        if bins > horizon:
-            result[:, horizon:] = ahead[:, : bins - horizon] @ torch.linalg.matrix_power(self.dynamics, horizon).T
-        return self._emit(_at_valid(result, batch), batch)
+        parameters, known = self.parameters_of(batch.layout.session), self._known(batch)
+        ahead = filtered_means(parameters, *self._data(batch))
+        drive: Tensor | float = 0.0
+        if known is not None and parameters.drive is not None:
+            drive = known[:, :-1].to(ahead) @ parameters.drive.T
+        for _ in range(min(horizon, ahead.shape[1])):
+            ahead[:, 1:] = ahead[:, :-1] @ self.dynamics.T + drive
+            ahead[:, 0] = self.initial_mean  # nothing has been seen yet
+        return self._emit(_at_valid(ahead, batch), batch)
 
     def _emit(self, latents: Tensor, batch: Batch) -> Tensor:
         parameters = self.parameters_of(batch.layout.session)
         rates = torch.matmul(latents, parameters.readout.T).add_(parameters.offset)
+        known = self._known(batch)
+        if known is not None and parameters.feedthrough is not None:
+            rates += known.to(rates) @ parameters.feedthrough.T
         return _at_valid(rates, batch)
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
         """Return the log-likelihood of the observed activity of each trial, in nats."""
         parameters = self.parameters_of(batch.layout.session)
-        return log_likelihood(parameters, batch.activity, batch.valid, batch.observed)
+        return log_likelihood(parameters, *self._data(batch))
 
     @torch.no_grad()
     def sample(
         self, session: str, trials: int, bins: int, seed: int
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
-        """Draw latents and activity of new trials of one session."""
+        """Draw latents and activity of new trials of one session, with known inputs at zero."""
         parameters = LinearGaussian(*(value.cpu() for value in self.parameters_of(session) if value is not None))
-        generator = torch.Generator().manual_seed(seed)
-        latents = len(parameters.dynamics)
-        draws = torch.randn(bins, trials, latents, generator=generator, dtype=torch.float64)
-        noise = torch.randn(trials, bins, len(parameters.offset), generator=generator, dtype=torch.float64)
-        if bins:
-            draws[0] = parameters.initial_mean + draws[0] @ torch.linalg.cholesky(parameters.initial_covariance).T
-            draws[1:] = draws[1:] @ torch.linalg.cholesky(parameters.dynamics_noise).T
-        for t in range(1, bins):
-            draws[t].addmm_(draws[t - 1], parameters.dynamics.T)
-        drawn = draws.transpose(0, 1).contiguous()
-        activity = noise.mul_(parameters.noise.sqrt()).add_(parameters.offset).add_(drawn @ parameters.readout.T)
+        drawn, activity = draw_trials(parameters, trials, bins, torch.Generator().manual_seed(seed))
         return drawn.to(self.dynamics.device), activity.to(self.dynamics.device)
+
+    @torch.no_grad()
+    def posterior_sample(self, batch: Batch, draws: int, seed: int) -> Float[Tensor, "draw trial bin latent"]:
+        """Draw whole trajectories of the latents given what is observed; bins that are not valid hold zeros."""
+        generator = torch.Generator().manual_seed(seed)
+        normal = torch.randn(draws, *batch.valid.shape, len(self.dynamics), generator=generator, dtype=torch.float64)
+        drawn = draw_latents(self.parameters_of(batch.layout.session), *self._data(batch), normal.to(self.dynamics))
+        return torch.where(batch.valid[..., None], drawn, 0.0)
+
+    @torch.no_grad()
+    def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
+        """Return the mean of the latents of each bin given the bins up to it."""
+        return _at_valid(filtered_means(self.parameters_of(batch.layout.session), *self._data(batch)), batch)
+
+    def initial(self, session: str, trials: int) -> State:
+        """Return what is known before the first bin of some trials."""
+        return State(session, first_prediction(self.parameters_of(session), trials))
+
+    @torch.no_grad()
+    def step(self, state: State, bin: Batch) -> tuple[State, Float[Tensor, "trial latent"]]:
+        """Return what is known after one more bin, and the mean of its latents."""
+        known = self._known(bin)
+        inputs = None if known is None else known[:, 0].to(self.dynamics)
+        seen = bin.observed[:, 0] & bin.valid
+        coming, mean = observe(self.parameters_of(state.session), state.coming, bin.activity[:, 0], seen, inputs)
+        return State(state.session, coming), torch.where(bin.valid, mean, 0.0)
+
+    def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
+        """Return the expected latents one bin later, with known inputs at zero."""
+        return latents @ self.dynamics.to(latents).T
 
 
 def _at_valid(values: Tensor, batch: Batch) -> Tensor:

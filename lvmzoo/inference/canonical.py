@@ -1,0 +1,58 @@
+"""Which of the equivalent parameters of a linear dynamical system to report.
+
+The latents x may be replaced by any z with x = T z: the model of the activity does not change.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lvmzoo.inference.linear_gaussian import LinearGaussian
+
+__all__ = ["canonical_coordinates", "in_coordinates"]
+
+
+def canonical_coordinates(
+    readout: Float[Tensor, "unit latent"], moment: Float[Tensor, "latent latent"], diagonal: bool
+) -> Float[Tensor, "latent latent"]:
+    """Return T such that z has unit variance and is ordered by the variance that it explains.
+
+    The columns of the readout become orthogonal, with falling norms; for diagonal dynamics, whose latents have a
+    meaning of their own, they are only scaled and ordered. The largest loading of each is positive.
+
+    Parameters
+    ----------
+    readout : of all units.
+    moment : mean of x x' over the bins.
+    diagonal : keep the axes of the latents.
+    """
+    if diagonal:
+        T = torch.diag(moment.diagonal().sqrt())
+        T = T[:, (readout @ T).square().sum(0).argsort(descending=True)]
+    else:
+        root = torch.linalg.cholesky(moment)
+        loadings = readout @ root
+        T = root @ torch.linalg.eigh(loadings.T @ loadings)[1].flip(1)
+    loadings = readout @ T
+    largest = loadings.gather(0, loadings.abs().argmax(0, keepdim=True))[0]
+    return T * torch.where(largest < 0, -1.0, 1.0).to(T)
+
+
+def in_coordinates(model: LinearGaussian, T: Float[Tensor, "latent latent"]) -> LinearGaussian:
+    """Return the parameters of the latents z, where x = T z."""
+    into = torch.linalg.inv(T)
+
+    def covariance(matrix: Tensor) -> Tensor:
+        changed = into @ matrix @ into.T
+        return (changed + changed.T) / 2
+
+    return model._replace(
+        dynamics=into @ model.dynamics @ T,
+        dynamics_noise=covariance(model.dynamics_noise),
+        initial_mean=into @ model.initial_mean,
+        initial_covariance=covariance(model.initial_covariance),
+        readout=model.readout @ T,
+        drive=None if model.drive is None else into @ model.drive,
+    )
