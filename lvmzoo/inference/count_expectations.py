@@ -21,6 +21,7 @@ from torch import Tensor
 from lvmzoo.inference.count_emissions import (
     Counts,
     Emission,
+    Expected,
     constants,
     emission,
     expected,
@@ -31,10 +32,11 @@ from lvmzoo.inference.count_posterior import best_sites, divergence
 from lvmzoo.inference.count_smoother import Chain, Smoothed, smooth
 from lvmzoo.inference.sequences import LinearGaussian
 
-__all__ = ["CountMoments", "Part", "count_bounds", "count_expectations", "count_posterior", "parts_of", "reach_of"]
+__all__ = ["RIVALS", "CountMoments", "Part", "count_bounds", "count_expectations", "count_posterior", "parts_of", "reach_of"]
 
 TOGETHER = 2**19  # elements of the matrices, or samples, of the trials that are worked on together: 4 MB an array
 POWER = 16  # of the sums that stand for a maximum
+RIVALS = (1 / 3, 1 / 1.25, 1.25, 3.0)  # other overdispersions that are tried, relative to the present one
 
 
 class CountMoments(NamedTuple):
@@ -57,6 +59,7 @@ class CountMoments(NamedTuple):
     spread: Float[Tensor, " latent"]  # (diagonal of Cov x)^8
     samples: Float[Tensor, " unit"]
     gain: Float[Tensor, " unit"]  # E log g - E g of the hidden gains; Poisson: 0
+    rivals: Float[Tensor, "unit rival"]  # what the expected log-likelihood would gain by other overdispersions
     gradient: Float[Tensor, "unit regressor"]
     curvature: Float[Tensor, "unit regressor regressor"]  # a bound on minus the second derivatives
 
@@ -197,6 +200,7 @@ def _zero_moments(model: LinearGaussian) -> CountMoments:
         spread=zeros(latents),
         samples=zeros(units),
         gain=zeros(units),
+        rivals=zeros(units, len(RIVALS)),
         gradient=zeros(units, state + 1),
         curvature=zeros(units, state + 1, state + 1),
     )
@@ -249,7 +253,7 @@ def _add_emissions(emit: Emission, part: Part, posterior: Smoothed, total: Count
         total.gradient.add_(torch.cat([y[block].T @ m[block], y[block].T @ others[block]], 1) - pulled.sum(0).T)
         total.curvature.add_(pulled.permute(2, 1, 0) @ z.permute(2, 0, 1))
         weighted.addmm_(at.drawn.T, V[block][:, emit.rows, emit.columns])
-        _add_gains(emit, part, y, at.fall, at.drawn, block, total)
+        _add_gains(emit, part, m, pair, at, block, total)
     total.curvature[:, :latents, :latents] += weighted[:, emit.place].view(units, latents, latents)
     if part.counts.shown is None:
         total.samples.add_(len(y))
@@ -258,13 +262,30 @@ def _add_emissions(emit: Emission, part: Part, posterior: Smoothed, total: Count
 
 
 def _add_gains(
-    emit: Emission, part: Part, y: Tensor, fall: Tensor | None, drawn: Tensor, block: slice, total: CountMoments
+    emit: Emission, part: Part, m: Tensor, pair: Tensor, at: Expected, block: slice, total: CountMoments
 ) -> None:
-    """Add E log g - E g, given that a gain is Gamma of shape y + 1 / a and rate 1 / a + exp(eta) given its log rate."""
+    """Add E log g - E g, given that a gain is Gamma of shape y + 1 / a and rate 1 / a + exp(eta) given its log rate.
+
+    Add also what other overdispersions would change.
+    """
     a = emit.overdispersion
-    if a is None or fall is None:
+    if a is None or at.fall is None:
         return
-    value = torch.digamma(y[block] + 1 / a) + a.log() - fall - 1 - a * (y[block] - drawn)
-    if part.counts.shown is not None:
-        value = torch.where(part.counts.shown.flatten(0, 1)[block] > 0, value, 0.0)
-    total.gain.add_(value.sum(0))
+    y = part.counts.counts.flatten(0, 1)[block]
+    shown = None if part.counts.shown is None else part.counts.shown.flatten(0, 1)[block] > 0
+
+    def summed(values: Tensor) -> Tensor:
+        return (values if shown is None else torch.where(shown, values, 0.0)).sum(0)
+
+    total.gain.add_(summed(torch.digamma(y + 1 / a) + a.log() - at.fall - 1 - a * (y - at.drawn)))
+    now = _dispersed(y, a, at.fall)
+    for k, factor in enumerate(RIVALS):
+        other = emit._replace(overdispersion=factor * a)
+        fall = expected(other, part.counts, m, pair, block).fall
+        if fall is not None:
+            total.rivals[:, k] += summed(_dispersed(y, factor * a, fall) - now)
+
+
+def _dispersed(y: Tensor, a: Tensor, fall: Tensor) -> Tensor:
+    """Return the part of the expected log-likelihood that the overdispersion enters."""
+    return torch.lgamma(y + 1 / a) - torch.lgamma(1 / a) + y * a.log() - (y + 1 / a) * fall

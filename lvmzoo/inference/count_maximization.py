@@ -11,57 +11,86 @@ is the longest that this makes safe, and it becomes the whole Newton step as EM 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvmzoo.inference.count_expectations import CountMoments, reach_of
+from lvmzoo.inference.count_expectations import RIVALS, CountMoments, reach_of
 from lvmzoo.inference.sequences import LinearGaussian
 
-__all__ = ["solve_count_readout", "solve_overdispersion"]
+__all__ = ["Emissions", "solve_emissions"]
 
 RAREST = 0.1  # spikes that a silent unit is expected to fire in all its training bins with the latents at zero
 OVERDISPERSION = (1e-3, 1e2)  # smallest and largest
 JITTER = 1e-12  # of the mean curvature
 
 
-def solve_count_readout(
-    model: LinearGaussian, moments: CountMoments
-) -> tuple[Float[Tensor, "unit latent"], Float[Tensor, " unit"], Float[Tensor, "unit channel"] | None]:
-    """Return C, d and D after one safe step; units without samples stay as they are."""
+class Emissions(NamedTuple):
+    """What the M-step finds for the units."""
+
+    readout: Float[Tensor, "unit latent"]  # C
+    offset: Float[Tensor, " unit"]  # d
+    feedthrough: Float[Tensor, "unit channel"] | None  # D
+    overdispersion: Float[Tensor, " unit"]  # a
+
+
+def solve_emissions(model: LinearGaussian, moments: CountMoments, poisson: bool, fixed: bool = False) -> Emissions:
+    """Return C, d, D and the overdispersion after one safe step; units without samples stay as they are.
+
+    EM changes the overdispersion slowly, but it can do so together with the rest. A unit that gains more by one of the
+    overdispersions that were tried, with the rest as it is, takes that instead. ``fixed`` keeps C.
+    """
     latents = model.readout.shape[1]
-    gradient, curvature = moments.gradient, moments.curvature
+    step, gain = _safe_step(model, moments, latents if fixed else 0)
+    a = model.noise
+    if not poisson:
+        rival, which = moments.rivals.max(1)
+        other = a * a.new_tensor(RIVALS)[which]
+        allowed = (other >= OVERDISPERSION[0]) & (other <= OVERDISPERSION[1])
+        jump = allowed & (rival > gain)
+        step = torch.where(jump[:, None], 0.0, step)
+        a = torch.where(jump, other, _overdispersion(model, moments))
+    feedthrough = None if model.feedthrough is None else model.feedthrough + step[:, latents:-1]
+    return Emissions(model.readout + step[:, :latents], model.offset + step[:, -1], feedthrough, a)
+
+
+def _safe_step(
+    model: LinearGaussian, moments: CountMoments, kept: int
+) -> tuple[Float[Tensor, "unit regressor"], Float[Tensor, " unit"]]:
+    """Return the step of each unit's [C, D, d], the first ``kept`` of which stay, and what it gains at least."""
+    gradient, curvature = moments.gradient[:, kept:], moments.curvature[:, kept:, kept:]
     identity = torch.eye(gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
     size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-300)
-    step = _newton(gradient / size[:, None], curvature / size[:, None, None] + JITTER * identity)
-    room = (RAREST / moments.samples.clamp(min=1)).log() - model.offset  # to the floor of d
-    sinking = step[:, -1] < room.clamp(max=0.0)
+    g, H = gradient / size[:, None], curvature / size[:, None, None] + JITTER * identity
+    step = _newton(g, H)
+    room = ((RAREST / moments.samples.clamp(min=1)).log() - model.offset).clamp(max=0.0)  # to the floor of d
+    sinking = step[:, -1] < room
     if bool(sinking.any()):
-        step[sinking] = _pinned(gradient, curvature + (JITTER * size)[:, None, None] * identity, room, sinking)
+        step[sinking] = _pinned(g[sinking], H[sinking], room[sinking])
+    step = torch.where((moments.samples > 0)[:, None], step, 0.0)
     gain = (gradient * step).sum(1)
     loss = torch.einsum("ni,nij,nj->n", step, curvature, step)
-    length = _safe_length(model, moments, step, gain, loss)
-    moved = torch.where((moments.samples > 0)[:, None], length[:, None] * step, 0.0)
-    feedthrough = None if model.feedthrough is None else model.feedthrough + moved[:, latents:-1]
-    return model.readout + moved[:, :latents], model.offset + moved[:, -1], feedthrough
+    step = torch.cat([step.new_zeros(len(step), kept), step], 1)
+    length, certain = _safe_length(model, moments, step, gain, loss)
+    return length[:, None] * step, certain
 
 
 def _newton(gradient: Tensor, curvature: Tensor) -> Tensor:
     return torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(curvature))[..., 0]
 
 
-def _pinned(gradient: Tensor, curvature: Tensor, room: Tensor, units: Tensor) -> Tensor:
-    """Return the Newton step of some units whose offset goes as far as its floor and no farther."""
-    fall = room[units].clamp(max=0.0)
-    g, H = gradient[units, :-1] - curvature[units, :-1, -1] * fall[:, None], curvature[units, :-1, :-1]
-    size = H.diagonal(dim1=-2, dim2=-1).mean(-1)
-    return torch.cat([_newton(g / size[:, None], H / size[:, None, None]), fall[:, None]], 1)
+def _pinned(gradient: Tensor, curvature: Tensor, fall: Tensor) -> Tensor:
+    """Return the Newton step of units whose offset falls to its floor, and no farther."""
+    rest = _newton(gradient[:, :-1] - curvature[:, :-1, -1] * fall[:, None], curvature[:, :-1, :-1])
+    return torch.cat([rest, fall[:, None]], 1)
 
 
 def _safe_length(
     model: LinearGaussian, moments: CountMoments, step: Tensor, gain: Tensor, loss: Tensor
-) -> Float[Tensor, " unit"]:
-    """Return the length of each unit's step with the largest certain gain."""
+) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]:
+    """Return the length of each unit's step with the largest certain gain, and that gain."""
     latents = model.readout.shape[1]
     reach, spread = reach_of(moments)
     deviation = step[:, :latents].abs() @ spread
@@ -71,11 +100,11 @@ def _safe_length(
     growth = (1 + 2 * s * S + s.square() * U) * torch.exp((s * S + 0.5 * s.square() * U).clamp(max=200.0))
     certain = s * gain - s.square() * loss * (1 / 3 + growth / 6)
     best, which = certain.max(0)
-    return torch.where(best > 0, s[which, 0], 0.0)
+    return torch.where(best > 0, s[which, 0], 0.0), best.clamp(min=0.0)
 
 
-def solve_overdispersion(model: LinearGaussian, moments: CountMoments) -> Float[Tensor, " unit"]:
-    """Return the overdispersion a: the shape r = 1 / a of Gamma gains solves log r + 1 - digamma(r) + E(log g - g) = 0."""
+def _overdispersion(model: LinearGaussian, moments: CountMoments) -> Float[Tensor, " unit"]:
+    """Return the overdispersion a of EM: the shape r = 1 / a of Gamma gains solves log r + 1 - digamma(r) + E(log g - g) = 0."""
     target = -1 - moments.gain / moments.samples.clamp(min=1)  # log r - digamma(r), which falls from infinity to 0
     low = torch.full_like(target, OVERDISPERSION[0])
     high = torch.full_like(target, OVERDISPERSION[1])
