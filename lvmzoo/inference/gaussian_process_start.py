@@ -1,4 +1,4 @@
-"""Starting values for Gaussian processes: factor analysis within bins, turned to latents that differ in how slow they are.
+"""Starting values for Gaussian processes: factor analysis, turned to latents that differ in how slow they are.
 
 The covariance of the activity one bin apart is free of private noise. In the space that factor analysis finds, its
 eigenvectors are directions whose latents are uncorrelated one bin apart, as processes with different timescales are.
