@@ -1,8 +1,8 @@
 r"""Counts given Gaussian latents: expected log-likelihoods, the sites they amount to, and sums for the M-step.
 
 Log rates are affine in the latents, :math:`\eta = C x + d + D u`. Under :math:`x \sim N(m, V)` the expected rate is
-:math:`\lambda = \exp(C m + d + D u + \tfrac12 \mathrm{diag}(C V C'))`, and the expected log-likelihood of Poisson counts
-is :math:`y \, E\eta - \lambda - \log y!`.
+:math:`\lambda = \exp(C m + d + D u + \tfrac12 \mathrm{diag}(C V C'))`, and the expected log-likelihood of Poisson
+counts is :math:`y \, E\eta - \lambda - \log y!`.
 
 Negative binomial counts of mean r have the variance r + a r^2, with the overdispersion a; a = 0 is Poisson. They are
 Poisson counts whose rates are multiplied by a hidden Gamma gain of mean 1 and variance a, one for each sample. Their
@@ -64,7 +64,14 @@ class Counts(NamedTuple):
 
     def of(self, trials: Tensor) -> Counts:
         """Return some of the trials."""
-        return Counts(*(None if values is None else values[:, trials] for values in self))
+        shown = None if self.shown is None else self.shown[:, trials]
+        return Counts(self.counts[:, trials], shown, None if self.inputs is None else self.inputs[:, trials])
+
+    def at(self, bin: int) -> Counts:
+        """Return one bin."""
+        when = slice(bin, bin + 1)
+        shown = None if self.shown is None else self.shown[when]
+        return Counts(self.counts[when], shown, None if self.inputs is None else self.inputs[when])
 
 
 class Expected(NamedTuple):
@@ -187,12 +194,12 @@ def starting_sites(
     parts: Emission,
     counts: Counts,
     mean: Float[Tensor, "bin trial latent"],
-    covariance: Float[Tensor, "bin #trial latent latent"],
+    covariance: Float[Tensor, "bin group latent latent"],  # one group, or each trial its own
 ) -> Sites:
     """Return sites to start from, given the prior mean and covariance of each bin.
 
-    The rate of each sample is first taken from its own count alone, with a Gamma prior that has the moments of the prior
-    of the rate; the site is the second-order expansion there.
+    The rate of each sample is first taken from its own count alone, with a Gamma prior that has the moments of the
+    rate's own prior; the site is the second-order expansion there.
     """
     m, y = mean.flatten(0, 1), counts.counts.flatten(0, 1)
     pair = pairs(parts, covariance.expand(-1, mean.shape[1], -1, -1)).flatten(0, 1)

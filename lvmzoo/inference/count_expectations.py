@@ -2,8 +2,8 @@
 
     x_1 ~ N(mu, V),   x_{t+1} = A x_t + B u_t + w,  w ~ N(0, Q),   y_t ~ counts of mean exp(C x_t + d + D u_t)
 
-Parameters are those of a :class:`LinearGaussian`, whose ``noise`` holds the overdispersion of each unit; ``poisson`` says
-that there is none. Trials are worked on in parts that fit the working memory, each trial to its own optimum.
+Parameters are those of a :class:`LinearGaussian`, whose ``noise`` holds the overdispersion of each unit; ``poisson``
+says that there is none. Trials are worked on in parts that fit the working memory, each trial to its own optimum.
 
 Macke et al. (2011) Empirical models of spiking in neural populations, NeurIPS 24; Khan, Lin (2017),
 https://arxiv.org/abs/1703.04265.
@@ -32,7 +32,16 @@ from lvmzoo.inference.count_posterior import best_sites, divergence
 from lvmzoo.inference.count_smoother import Chain, Smoothed, smooth
 from lvmzoo.inference.sequences import LinearGaussian
 
-__all__ = ["RIVALS", "CountMoments", "Part", "count_bounds", "count_expectations", "count_posterior", "parts_of", "reach_of"]
+__all__ = [
+    "RIVALS",
+    "CountMoments",
+    "Part",
+    "count_bounds",
+    "count_expectations",
+    "count_posterior",
+    "parts_of",
+    "reach_of",
+]
 
 TOGETHER = 2**19  # elements of the matrices, or samples, of the trials that are worked on together: 4 MB an array
 POWER = 16  # of the sums that stand for a maximum
@@ -42,8 +51,8 @@ RIVALS = (1 / 3, 1 / 1.25, 1.25, 3.0)  # other overdispersions that are tried, r
 class CountMoments(NamedTuple):
     """What the M-step needs: sums over trials and bins, additive over batches, sessions and ranks.
 
-    A state is [x, u], a regressor [x, u, 1], where u are the known inputs, if there are any. Derivatives are those of the
-    expected log-likelihood with respect to [C, D, d] at the parameters of the E-step.
+    A state is [x, u], a regressor [x, u, 1], where u are the known inputs, if there are any. Derivatives are those of
+    the expected log-likelihood with respect to [C, D, d] at the parameters of the E-step.
     """
 
     log_likelihood: Float[Tensor, ""]  # its lower bound
@@ -231,8 +240,8 @@ def _add_dynamics(part: Part, posterior: Smoothed, total: CountMoments) -> None:
 def _add_emissions(emit: Emission, part: Part, posterior: Smoothed, total: CountMoments) -> None:
     """Add the expected log-likelihood and its derivatives with respect to [C, D, d].
 
-    Counts weigh their latents as if these had been tilted toward high rates, to the mean z = m + k V c. With the weights
-    drawn, the gradient is the sum of y m - drawn z, and the second derivatives are at most that of drawn (z z' + V).
+    Rates weigh the latents as if these were tilted toward high rates, to the mean z = m + k V c. With the weights
+    drawn, the gradient is the sum of y m - drawn z, and minus the second derivative at most that of drawn (z z' + V).
     """
     m, pair = posterior.mean.flatten(0, 1), pairs(emit, posterior.covariance).flatten(0, 1)
     V, y, u = posterior.covariance.flatten(0, 1), part.counts.counts.flatten(0, 1), part.counts.inputs

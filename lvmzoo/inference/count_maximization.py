@@ -4,9 +4,9 @@ Along a step s D of [C, D, d] the expected log-likelihood of a unit loses at mos
 
 .. math:: s^2 \, D'HD \, (1/3 + k(s) / 6), \quad k(s) = (1 + 2 s S + s^2 U) \exp(s S + s^2 U / 2)
 
-of its linear gain s g'D, where S and U bound the mean and the variance, over all bins, of the change of the log rate: the
-second derivative changes by the factor k(s) at most. (A self-concordance, as in Bach 2010, doi:10.1214/09-EJS521.) The step
-is the longest that this makes safe, and it becomes the whole Newton step as EM converges.
+of its linear gain s g'D, where S and U bound the mean and the variance, over all bins, of the change of the log rate:
+the second derivative changes by the factor k(s) at most (a self-concordance, as in Bach 2010, doi:10.1214/09-EJS521).
+The step has the length of the largest certain gain, and becomes the whole Newton step as EM converges.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.inference.count_expectations import RIVALS, CountMoments, reach_of
+from lvmzoo.inference.maximization import Constraints, solve_dynamics, solve_initial
 from lvmzoo.inference.sequences import LinearGaussian
 
-__all__ = ["Emissions", "solve_emissions"]
+__all__ = ["maximize_counts", "solve_units"]
 
 RAREST = 0.1  # spikes that a silent unit is expected to fire in all its training bins with the latents at zero
 OVERDISPERSION = (1e-3, 1e2)  # smallest and largest
 JITTER = 1e-12  # of the mean curvature
 
 
-class Emissions(NamedTuple):
+class Units(NamedTuple):
     """What the M-step finds for the units."""
 
     readout: Float[Tensor, "unit latent"]  # C
@@ -36,7 +37,19 @@ class Emissions(NamedTuple):
     overdispersion: Float[Tensor, " unit"]  # a
 
 
-def solve_emissions(model: LinearGaussian, moments: CountMoments, poisson: bool, fixed: bool = False) -> Emissions:
+def maximize_counts(
+    model: LinearGaussian, moments: CountMoments, constraints: Constraints, *, poisson: bool
+) -> LinearGaussian:
+    """Return parameters with a higher bound; what the data do not tell stays as it was."""
+    A, B, Q = solve_dynamics(model, moments, constraints)
+    units = solve_units(model, moments, poisson, constraints.readout)
+    mean, covariance = solve_initial(model, moments)
+    return LinearGaussian(
+        A, Q, mean, covariance, units.readout, units.offset, units.overdispersion, B, units.feedthrough
+    )
+
+
+def solve_units(model: LinearGaussian, moments: CountMoments, poisson: bool, fixed: bool = False) -> Units:
     """Return C, d, D and the overdispersion after one safe step; units without samples stay as they are.
 
     EM changes the overdispersion slowly, but it can do so together with the rest. A unit that gains more by one of the
@@ -53,7 +66,7 @@ def solve_emissions(model: LinearGaussian, moments: CountMoments, poisson: bool,
         step = torch.where(jump[:, None], 0.0, step)
         a = torch.where(jump, other, _overdispersion(model, moments))
     feedthrough = None if model.feedthrough is None else model.feedthrough + step[:, latents:-1]
-    return Emissions(model.readout + step[:, :latents], model.offset + step[:, -1], feedthrough, a)
+    return Units(model.readout + step[:, :latents], model.offset + step[:, -1], feedthrough, a)
 
 
 def _safe_step(
@@ -104,7 +117,10 @@ def _safe_length(
 
 
 def _overdispersion(model: LinearGaussian, moments: CountMoments) -> Float[Tensor, " unit"]:
-    """Return the overdispersion a of EM: the shape r = 1 / a of Gamma gains solves log r + 1 - digamma(r) + E(log g - g) = 0."""
+    """Return the overdispersion a of EM.
+
+    The shape r = 1 / a of Gamma gains solves log r + 1 - digamma(r) + E(log g - g) = 0.
+    """
     target = -1 - moments.gain / moments.samples.clamp(min=1)  # log r - digamma(r), which falls from infinity to 0
     low = torch.full_like(target, OVERDISPERSION[0])
     high = torch.full_like(target, OVERDISPERSION[1])

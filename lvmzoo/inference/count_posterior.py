@@ -1,8 +1,9 @@
 """The best Gaussian posterior of latents given counts: natural-gradient ascent of a lower bound on the likelihood.
 
-The posterior is the prior times a Gaussian site in each bin (Khan, Lin 2017, Conjugate-computation variational inference,
-https://arxiv.org/abs/1703.04265). The bound is concave in the mean and the root of the covariance (Challis, Barber 2013,
-JMLR 14, 2239), so that there is one optimum, which each trial is taken to by itself: the result depends on nothing else.
+The posterior is the prior times a Gaussian site in each bin (Khan, Lin 2017, Conjugate-computation variational
+inference, https://arxiv.org/abs/1703.04265). The bound is concave in the mean and the root of the covariance (Challis,
+Barber 2013, JMLR 14, 2239), so that there is one optimum, which each trial is taken to by itself: the result depends on
+nothing else.
 """
 
 from __future__ import annotations

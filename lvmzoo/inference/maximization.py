@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lvmzoo.inference.count_expectations import CountMoments
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
 
 __all__ = [
@@ -50,7 +51,7 @@ def maximize(
 
 
 def solve_dynamics(
-    model: LinearGaussian, moments: Moments, constraints: Constraints = Constraints()
+    model: LinearGaussian, moments: Moments | CountMoments, constraints: Constraints = Constraints()
 ) -> tuple[Float[Tensor, "latent latent"], Float[Tensor, "latent channel"] | None, Float[Tensor, "latent latent"]]:
     """Return A, B and Q. The updated A and B enter Q: with the old ones the likelihood could fall."""
     if moments.transitions == 0:  # trials of one bin
@@ -75,7 +76,7 @@ def solve_dynamics(
 
 
 def solve_initial(
-    model: LinearGaussian, moments: Moments
+    model: LinearGaussian, moments: Moments | CountMoments
 ) -> tuple[Float[Tensor, " latent"], Float[Tensor, "latent latent"]]:
     """Return mu and V; too few trials cannot tell how trials begin, and their start stays as broad as it was."""
     if moments.trials < len(model.dynamics) + 2:
