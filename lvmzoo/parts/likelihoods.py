@@ -67,6 +67,7 @@ class Likelihood(abc.ABC):
     n_parameters: ClassVar[int]
     n_varying: ClassVar[int]
     positive: ClassVar[bool]  # the mean is positive whatever the parameters
+    counts: ClassVar[bool] = False
 
     @abc.abstractmethod
     def mean(self, parameters: Float[Tensor, " parameter *shape"]) -> Float[Tensor, "*shape"]:
@@ -101,6 +102,7 @@ class Poisson(Likelihood):
     """Counts; the parameter is the log rate per bin, held within [-12, 8]."""
 
     name = "poisson"
+    counts = True
     n_parameters = 1
     n_varying = 1
     positive = True
