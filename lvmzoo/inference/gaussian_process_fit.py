@@ -56,9 +56,9 @@ class Fitting(nn.Module):
             self.register_buffer(name, value.to(torch.float64))
         self.search = Search(units * (latents + 2) + latents)
 
-    def begin(self, longest: int) -> None:
-        """Allow timescales that trials of at most ``longest`` bins can tell."""
-        self.limits[1] = max(LONGEST_TRIALS * longest, 10.0)
+    def begin(self, longest: int, most: float) -> None:
+        """Allow timescales that trials of at most ``longest`` bins can tell, and of ``most`` bins."""
+        self.limits[1] = min(max(LONGEST_TRIALS * longest, 10.0), most)
 
     @property
     def settled(self) -> bool:

@@ -25,7 +25,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["KERNELS", "Part", "fold", "kernel_features", "make_features", "merge", "spectral_features", "unfold"]
+__all__ = [
+    "KERNELS",
+    "Part",
+    "feature_count",
+    "fold",
+    "kernel_features",
+    "make_features",
+    "merge",
+    "spectral_features",
+    "unfold",
+]
 
 TOLERANCE = 1e-10  # of the squared exponential and its spectrum: what is smaller is left out
 REACH = math.sqrt(2 * math.log(1 / TOLERANCE))  # timescales after which the squared exponential is below it
@@ -93,13 +103,13 @@ def make_features(
 
 
 def feature_count(timescales: Sequence[float], bins: int) -> int:
-    """Return the number of spectral features of a trial."""
-    return sum(1 + 2 * int(REACH * (bins + REACH * tau) / (2 * math.pi * tau**2)) * (tau > 0) for tau in timescales)
+    """Return the number of spectral features of a trial, for all latents together."""
+    return sum(2 * _frequencies(tau, bins) - 1 for tau in timescales)
 
 
 def _spectral_is_cheaper(timescales: Sequence[float], bins: int) -> bool:
     """Compare the floating-point operations of both ways; those of eigenvectors run at a quarter of the speed."""
-    spectral = sum(_frequencies(tau, bins) * 2.0 for tau in timescales)
+    spectral = float(feature_count(timescales, bins))
     dense = sum(min(float(bins), REACH * bins / (math.pi * tau) + 8) for tau in timescales)
     return 0.25 * spectral**3 < 0.25 * dense**3 + 20 * len(timescales) * bins**3
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from lvmzoo.inference.gaussian_process import GaussianProcess, groups, residuals
+from lvmzoo.inference.gaussian_process_posterior import GaussianProcess, groups, residuals
 from lvmzoo.inference.maximization import noise_floor
 from lvmzoo.inference.starting import factor_analysis
 

@@ -127,7 +127,7 @@ def _row(claim: str, bound: float, mine: list[float], peer: list[float], gap: fl
         "peer": round(statistics.median(peer), 3),
         "ratio": round(statistics.median(ratios), 2),
         "spread": [round(ratios[0], 2), round(ratios[-1], 2)],
-        "ok": statistics.median(ratios) >= bound and gap >= 0,
+        "ok": bool(statistics.median(ratios) >= bound and gap >= 0),
         "note": f"log-likelihood {gap:+.1f} nats beside elephant's",
     }
 

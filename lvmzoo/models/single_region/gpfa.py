@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from jaxtyping import Float
@@ -19,17 +20,10 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown
-from lvmzoo.inference.gaussian_process import (
-    GaussianProcess,
-    Sums,
-    cavity_means,
-    expectations,
-    log_likelihood,
-    posterior_means,
-    posterior_moments,
-)
+from lvmzoo.inference import gaussian_process, gaussian_process_state_space
+from lvmzoo.inference.gaussian_process import GaussianProcess, Sums
 from lvmzoo.inference.gaussian_process_fit import Fitting
-from lvmzoo.inference.gaussian_process_kernels import KERNELS, make_features, merge
+from lvmzoo.inference.gaussian_process_kernels import KERNELS, feature_count, make_features, merge
 from lvmzoo.inference.gaussian_process_start import Recorded, starting_process
 from lvmzoo.models.base import HasPosterior, Reconstructs, Samples, Scores, StatisticsModel
 from lvmzoo.registry import Entry, Family, Reference, Training, register
@@ -37,6 +31,8 @@ from lvmzoo.registry import Entry, Family, Reference, Training, register
 __all__ = ["GPFA", "GPFAConfig"]
 
 STARTING = (0.02, 0.995)  # correlations one bin apart that a starting timescale is taken from
+LONG_BINS = 100  # from here on a Matern kernel is cheaper as a linear dynamical system
+LARGEST = 12_000  # features, of which half are solved for at a time: a matrix of 288 MB
 NUGGET = 1e-3  # share of a latent's variance that is independent from bin to bin, as in the paper
 
 
@@ -138,12 +134,14 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         correlation = sum(w * c for w, c in zip(weights, correlations, strict=True)) / sum(weights)
         assert isinstance(correlation, Tensor)
         self.timescales.copy_((-2 * correlation.clamp(*STARTING).log()).rsqrt())
-        self.fitting.begin(max((int(batch.valid.sum(1).max()) for batch in batches if batch.n_trials), default=1))
+        longest = max((int(batch.valid.sum(1).max()) for batch in batches if batch.n_trials), default=1)
+        most = gaussian_process_state_space.LONGEST_TIMESCALE.get(self.config.kernel, float("inf"))
+        self.fitting.begin(longest, most)
 
     @torch.no_grad()
     def statistics(self, batch: Batch) -> Sums:
         """Return the expected sufficient statistics; units of other sessions hold zeros."""
-        sums = expectations(*self._given(batch))
+        sums = self._engine(batch).expectations(*self._given(batch))
         if len(self.sessions) == 1:
             return sums
         units = self.sessions[batch.layout.session]
@@ -185,6 +183,24 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         process = self.process_of(batch.layout.session)
         return process, batch.activity, batch.valid, batch.observed
 
+    def _engine(self, batch: Batch) -> ModuleType:
+        """Return what does the arithmetic for trials of this length; raises UserError where nothing can."""
+        squared, bins = self.config.kernel == "squared_exponential", batch.n_bins
+        if not squared and bins > LONG_BINS:
+            return gaussian_process_state_space
+        largest = bins * self.config.latents
+        if squared and largest > LARGEST:
+            largest = min(largest, feature_count(self.timescales.tolist(), bins))
+        if largest > LARGEST:
+            raise UserError(
+                f"A trial of {bins} bins is too long for {self.config.latents} latents with a squared-exponential "
+                "kernel.",
+                f"Its covariance would have {largest} rows; at most {LARGEST} fit into memory.",
+                "Cut the recording (data.segment_s=10), or use a kernel whose time grows with the bins only "
+                "(model.kernel=matern52).",
+            )
+        return gaussian_process
+
     def _orthonormal(self, session: str) -> tuple[Float[Tensor, "latent latent"], Float[Tensor, " latent"]]:
         """Return the map of processes to latents with an orthonormal readout, and the norms of C along them."""
         C = self.process_of(session).readout
@@ -203,7 +219,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     @torch.no_grad()
     def processes(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the posterior mean of the Gaussian processes, one timescale each; see ``timescales_s``."""
-        return _at_valid(posterior_means(*self._given(batch)), batch)
+        return _at_valid(self._engine(batch).posterior_means(*self._given(batch)), batch)
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -219,7 +235,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"]]:
         """Return the posterior mean and covariance of the orthonormalized latents."""
         turn, _ = self._orthonormal(batch.layout.session)
-        means, covariances = posterior_moments(*self._given(batch))
+        means, covariances = self._engine(batch).posterior_moments(*self._given(batch))
         return _at_valid(means @ turn.T, batch), _at_valid(turn @ covariances @ turn.T, batch)
 
     @torch.no_grad()
@@ -231,8 +247,9 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         """
         process, *data = self._given(batch)
         if not process.square_root:
-            return _at_valid(posterior_means(process, *data) @ process.readout.T + process.offset, batch)
-        means, covariances = posterior_moments(process, *data)
+            means = self._engine(batch).posterior_means(process, *data)
+            return _at_valid(means @ process.readout.T + process.offset, batch)
+        means, covariances = self._engine(batch).posterior_moments(process, *data)
         C = process.readout
         roots = means @ C.T + process.offset
         products = (C[:, :, None] * C[:, None, :]).flatten(1)
@@ -245,7 +262,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         How well it agrees with the activity tells how many latents the units share: unlike a reconstruction, it does
         not improve with ever more of them.
         """
-        return _at_valid(cavity_means(*self._given(batch)), batch)
+        return _at_valid(self._engine(batch).cavity_means(*self._given(batch)), batch)
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
@@ -254,7 +271,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         It is a density of the square roots, where those are modeled: counts themselves have none under this model, so
         it compares with models of square-rooted counts only.
         """
-        return log_likelihood(*self._given(batch))
+        return self._engine(batch).log_likelihood(*self._given(batch))
 
     @torch.no_grad()
     def sample(
