@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lvmzoo.batch import Kind
 from lvmzoo.report.coloring import Coloring
 from lvmzoo.report.style import HALF, MUTED, THIRD, Picture, picture
@@ -31,14 +33,18 @@ def latent_figures(view: View) -> Iterator[Picture]:
 
 
 def _labels(view: View) -> list[str]:
-    share = view.axes[2]
-    return [f"axis {k + 1} ({100 * share[k]:.0f} %)" for k in range(len(share))]
+    return [f"axis {k + 1} ({100 * share:.0f} %)" for k, share in enumerate(view.axes.share)]
 
 
 def _explain(view: View) -> str:
-    dims = view.projected.shape[1]
-    rotated = "Axes are the principal axes of the training latents, with their share of the variance; "
-    return (rotated if dims > 1 else "") + f"{dims} latent{'s' if dims > 1 else ''} in all; test data only."
+    dims = view.evaluation.latents("test").shape[1]
+    if view.axes.of_activity:
+        axes = "Axes are the principal axes of the activity that the latents predict, with their share of its variance"
+    else:
+        axes = "Axes are the principal axes of the training latents, with their share of the variance"
+    first = int(np.searchsorted(np.cumsum(view.axes.share), 0.95)) + 1
+    most = f" (the first {first} hold 95 % of it)" if 3 < first < dims else ""
+    return (f"{axes}{most}; " if dims > 1 else "") + f"{dims} latent{'s' if dims > 1 else ''} in all; test data only."
 
 
 def _by_condition(view: View) -> Iterator[Picture]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvmzoo.checkpoint import write_bytes
-from lvmzoo.models.base import Communicates, Reconstructs
+from lvmzoo.models.base import Communicates, HasDynamics, Reconstructs
 from lvmzoo.report import text
-from lvmzoo.report.style import Picture
+from lvmzoo.report.style import Picture, Table
 
 if TYPE_CHECKING:
     from lvmzoo.data.trials import Session
@@ -31,22 +31,33 @@ _MOST_SESSIONS = 3  # a data set of many sessions shows the first few in figures
 
 @dataclass
 class Section:
-    """A part of the page: figures, and notes on those that could not be drawn."""
+    """A part of the page: words, figures, tables, and notes on what could not be drawn."""
 
     id: str
     title: str
     lead: str = ""
     legend: tuple[str, list[tuple[str, str]]] | None = None  # a trial column, and its levels with their colors
     pictures: list[Picture] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def draw(self, figures: Callable[[], Iterator[Picture]]) -> Section:
-        """Add figures; one that fails leaves a note on the page, and the rest of the report stands."""
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.pictures or self.tables or self.failures or self.lead)
+
+    def draw(self, figures: Callable[[], Iterator[Picture | Table | str]]) -> Section:
+        """Add pictures, tables and a lead in words; one that fails leaves a note, and the rest of the report stands."""
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Mean of empty slice|Degrees of freedom", module="numpy")
-                for picture in figures():
-                    self.pictures.append(picture)
+                for item in figures():
+                    if isinstance(item, str):
+                        self.lead = item
+                    elif isinstance(item, Table):
+                        self.tables.append(item)
+                    else:
+                        self.pictures.append(item)
         except Exception as error:
             logger.warning("the report's section '%s' could not be drawn", self.title, exc_info=True)
             self.failures.append(f"This part could not be drawn ({type(error).__name__}: {error}).")
@@ -113,7 +124,7 @@ def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         "reference": reference,
         "highlights": text.highlights(_of(run.scores, names[0]), used_behavior(run)) if names else [],
         "tables": [(name, text.rows(_of(run.scores, name))) for name in names],
-        "whole": [section for section in (curve, rank) if section.pictures or section.failures or section.lead],
+        "whole": [section for section in (curve, rank) if not section.empty],
         "sessions": pages,
         "hidden_sessions": [session.layout.session for session in sessions[_MOST_SESSIONS:]],
         "config": text.config_text({"experiment": run.experiment})[len("experiment:\n") :],
@@ -136,17 +147,23 @@ def _of(scores: list[Score], session: str) -> list[Score]:
 def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
     from lvmzoo.report.decoding import communication_figures, decoding_figures
     from lvmzoo.report.drift import drift_figures
+    from lvmzoo.report.dynamics import dynamics_figures
     from lvmzoo.report.latents import latent_figures
     from lvmzoo.report.rates import rate_figures
+    from lvmzoo.report.rotation import rotation_figures
     from lvmzoo.report.view import View
 
     session = evaluation.session
     view = View(run, session, evaluation)
     tested = len(view.evaluation.bins("test")) > 0
     decodes, legend = tested and bool(run.decoders), view.legend
-    reconstructs, communicates = (tested and isinstance(run.model, can) for can in (Reconstructs, Communicates))
-    sections: list[tuple[bool, Section, Callable[[View], Iterator[Picture]]]] = [
+    reconstructs, communicates, moves = (
+        tested and isinstance(run.model, can) for can in (Reconstructs, Communicates, HasDynamics)
+    )
+    sections: list[tuple[bool, Section, Callable[[View], Iterator[Picture | Table | str]]]] = [
         (tested, Section(f"latents-{number}", "Latents", legend=legend), latent_figures),
+        (moves, Section(f"dynamics-{number}", "Dynamics", legend=legend), dynamics_figures),
+        (tested, Section(f"rotation-{number}", "Rotation", legend=view.key), rotation_figures),
         (reconstructs, Section(f"rates-{number}", "Predicted rates against data", legend=legend), rate_figures),
         (communicates, Section(f"communication-{number}", "Prediction between regions"), communication_figures),
         (decodes, Section(f"decoding-{number}", "Decoding"), decoding_figures),
@@ -158,5 +175,5 @@ def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
         name=session.layout.session,
         facts=text.session_facts(session, run.experiment),
         notes=text.session_notes(session, run.experiment),
-        sections=[section for section in drawn if section.pictures or section.failures],
+        sections=[section for section in drawn if not section.empty],
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-__all__ = ["HALF", "INK", "MUTED", "PARTS", "PREDICTED", "RECORDED", "THIRD", "Picture", "palette", "picture"]
+__all__ = ["HALF", "INK", "MUTED", "PARTS", "PREDICTED", "RECORDED", "THIRD", "Picture", "Table", "palette", "picture"]
 
 INK, MUTED, HAIRLINE = "#1c2733", "#5f6b78", "#d5dbe1"
 RECORDED, PREDICTED = "#8592a0", "#c2532d"  # what was measured recedes, what the model says stands out
@@ -80,6 +80,16 @@ class Picture:
     caption: str
     alt: str
     span: str  # "third", "half", "main" or "wide"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table on the page; all but its first column are numbers."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
 
 
 def picture(

@@ -12,16 +12,18 @@ from jaxtyping import Float, Int
 
 from lvmzoo.batch import Kind, Layout, Observation, Variable
 from lvmzoo.data.trials import Session, Trials
+from lvmzoo.models.base import Reconstructs
 from lvmzoo.report.style import palette
 
 if TYPE_CHECKING:
     from lvmzoo.metrics.base import Evaluation
     from lvmzoo.run import Run
 
-__all__ = ["Conditions", "View", "find_conditions", "used_behavior"]
+__all__ = ["Axes", "Conditions", "View", "find_conditions", "used_behavior"]
 
 _TELLING = ("condition", "target", "stimulus", "direction", "choice", "cue", "type", "go", "side")
 _MOST_CONDITIONS = 24
+_READOUT_BINS = 20_000  # enough to find the readout of a model
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,52 @@ def find_conditions(table: pd.DataFrame) -> Conditions | None:
         return None
     _, _, column, levels = min(found, key=lambda item: item[:2])
     return Conditions(column, tuple(levels), tuple(palette(len(levels))))
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Coordinates in which latents are drawn, those that vary most first."""
+
+    mean: Float[np.ndarray, " latent"]  # the origin
+    forward: Float[np.ndarray, "latent axis"]
+    back: Float[np.ndarray, "axis latent"]  # into latents again
+    share: Float[np.ndarray, " axis"]  # of the variance
+    of_activity: bool  # distances are those of the predicted activity, and so is the variance
+
+    @classmethod
+    def principal(cls, mean: Float[np.ndarray, " latent"], covariance: Float[np.ndarray, "latent latent"]) -> Axes:
+        """Return principal axes: a rotation for the eye, nothing is rescaled."""
+        variance, axes = np.linalg.eigh(covariance)
+        variance, axes = variance[::-1].clip(min=0), _signed(axes[:, ::-1])
+        return cls(mean, axes, axes.T, variance / max(variance.sum(), 1e-300), False)
+
+    @classmethod
+    def of_readout(
+        cls,
+        mean: Float[np.ndarray, " latent"],
+        covariance: Float[np.ndarray, "latent latent"],
+        readout: Float[np.ndarray, "latent unit"],
+    ) -> Axes:
+        """Return the principal axes of the activity that the latents predict.
+
+        They do not depend on how a model scales and mixes its latents (Yu et al. 2009, doi:10.1152/jn.90941.2008).
+        """
+        # With readout = L Q' and Q orthonormal, latents @ L are coordinates of the predicted activity.
+        left, size, _ = np.linalg.svd(readout, full_matrices=False)
+        inside = left * size
+        variance, turned = np.linalg.eigh(inside.T @ covariance @ inside)
+        variance = variance[::-1].clip(min=0)
+        forward = _signed(inside @ turned[:, ::-1])
+        return cls(mean, forward, np.linalg.pinv(forward), variance / max(variance.sum(), 1e-300), True)
+
+    def project(self, latents: Float[np.ndarray, "bin latent"]) -> Float[np.ndarray, "bin axis"]:
+        """Return latents in these coordinates."""
+        return (latents - self.mean) @ self.forward
+
+
+def _signed(axes: Float[np.ndarray, "latent axis"]) -> Float[np.ndarray, "latent axis"]:
+    """Return axes whose largest entry is positive."""
+    return axes * np.where(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] < 0, -1, 1)
 
 
 def used_behavior(run: Run) -> tuple[str, ...]:
@@ -122,14 +170,19 @@ class View:
         return find_conditions(pd.concat([part for part in parts if len(part)], ignore_index=True))
 
     @property
-    def legend(self) -> tuple[str, list[tuple[str, str]]] | None:
-        """The condition's column, and its levels with their colors as hexadecimal text; None without averages."""
-        if self.conditions is None or not self.averages:
+    def key(self) -> tuple[str, list[tuple[str, str]]] | None:
+        """The condition's column, and its levels with their colors as hexadecimal text."""
+        if self.conditions is None:
             return None
         from matplotlib.colors import to_hex
 
         colors = [to_hex(color) for color in self.conditions.colors]
         return self.conditions.column, list(zip(self.conditions.levels, colors, strict=True))
+
+    @property
+    def legend(self) -> tuple[str, list[tuple[str, str]]] | None:
+        """The key of figures of test data; None where they show no averages by condition."""
+        return self.key if self.averages else None
 
     @functools.cached_property
     def zero_s(self) -> float:
@@ -204,17 +257,29 @@ class View:
         return dict(sorted(labeled.items(), key=lambda i: (i[0] not in self.used, i[1].kind is not Kind.CIRCULAR)))
 
     @functools.cached_property
-    def axes(self) -> tuple[Float[np.ndarray, " latent"], Float[np.ndarray, "latent axis"], Float[np.ndarray, " axis"]]:
-        """Mean and principal axes of the latents of the training data, and each axis's share of their variance."""
+    def axes(self) -> Axes:
+        """Directions of the latents to draw: those that the activity is read out from, else the principal ones."""
         latents = self.evaluation.latents("train")
-        mean = latents.mean(0)
-        variance, axes = np.linalg.eigh(np.cov(latents, rowvar=False).reshape(latents.shape[1], -1))
-        variance, axes = variance[::-1].clip(min=0), axes[:, ::-1]
-        axes = axes * np.where(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] < 0, -1, 1)
-        return mean, axes, variance / max(variance.sum(), 1e-300)
+        covariance = np.cov(latents, rowvar=False).reshape(latents.shape[1], -1)
+        readout = self._readout()
+        if readout is None:
+            return Axes.principal(latents.mean(0), covariance)
+        return Axes.of_readout(latents.mean(0), covariance, readout)
+
+    def _readout(self) -> Float[np.ndarray, "latent unit"] | None:
+        """Return the linear map from latents to rates that is nearest to the model's; None where there is none."""
+        if not isinstance(self.run.model, Reconstructs) or not len(self.evaluation.bins("test")):
+            return None
+        step = max(1, len(self.evaluation.bins("test")) // _READOUT_BINS)
+        latents = self.evaluation.latents("test")[::step]
+        rates = self.evaluation.rates("test")[::step].astype(np.float64)
+        centered = latents - latents.mean(0)
+        scale = centered.std(0)
+        scale[scale == 0] = 1.0  # latents of very different sizes are all known equally well
+        readout = np.linalg.lstsq(centered / scale, rates - rates.mean(0), rcond=1e-8)[0] / scale[:, None]
+        return readout if np.abs(readout).max() > 0 else None
 
     @functools.cached_property
     def projected(self) -> Float[np.ndarray, "bin axis"]:
-        """The latents of the test data on those axes: a rotation for the eye, nothing is rescaled."""
-        mean, axes, _ = self.axes
-        return (self.evaluation.latents("test") - mean) @ axes
+        """The latents of the test data on those axes."""
+        return self.axes.project(self.evaluation.latents("test"))

@@ -80,6 +80,7 @@ def test_reach_has_every_section_that_its_data_allow(reach_page):
         "What was run",
         "Learning curve",
         "Latents",
+        "Rotation",
         "Predicted rates against data",
         "Decoding",
         "Drift over the session",

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_run, reach_session, ring_session
+from sklearn.decomposition import PCA
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.config import DataConfig, Experiment, SplitConfig
@@ -19,7 +20,7 @@ from lvmzoo.report.drift import drift_figures
 from lvmzoo.report.rates import broken, stretch
 from lvmzoo.report.style import hue_circle, palette
 from lvmzoo.report.trajectories import condition_means
-from lvmzoo.report.view import View, find_conditions
+from lvmzoo.report.view import Axes, View, find_conditions
 
 
 def view_of(session) -> View:
@@ -102,17 +103,39 @@ def test_a_stretch_holds_about_the_seconds_asked_for_and_whole_time_only_moves_f
     assert len(rows) == pytest.approx(50, abs=1)
 
 
-def test_projection_only_rotates():
+def test_axes_are_those_of_the_predicted_activity():
     view = view_of(ring_session())
-    plain = view.evaluation.latents("test")
-    turned = view.projected
+    rates = view.evaluation.rates("test").astype(float)
     np.testing.assert_allclose(
-        np.linalg.norm(plain[:50, None] - plain[None, :50], axis=-1),
-        np.linalg.norm(turned[:50, None] - turned[None, :50], axis=-1),
-        atol=1e-6,
+        np.linalg.norm(rates[:50, None] - rates[None, :50], axis=-1),
+        np.linalg.norm(view.projected[:50, None] - view.projected[None, :50], axis=-1),
+        atol=1e-5,
     )
-    assert view.axes[2].sum() == pytest.approx(1)
-    assert (np.diff(view.axes[2]) <= 0).all()
+    np.testing.assert_allclose(
+        view.axes.share, PCA(3).fit(view.evaluation.rates("train")).explained_variance_ratio_, atol=1e-6
+    )
+    assert (np.diff(view.axes.share) <= 0).all()
+    back = view.projected @ view.axes.back + view.axes.mean
+    np.testing.assert_allclose(back, view.evaluation.latents("test"), atol=1e-6)
+
+
+def test_axes_do_not_depend_on_how_latents_are_scaled_and_mixed():
+    rng = np.random.default_rng(0)
+    latents, readout = rng.normal(size=(200, 3)) * [3, 2, 1], rng.normal(size=(3, 12))
+    mix = rng.normal(size=(3, 3))
+    plain = Axes.of_readout(latents.mean(0), np.cov(latents.T), readout)
+    mixed = Axes.of_readout(latents.mean(0) @ mix, np.cov((latents @ mix).T), np.linalg.inv(mix) @ readout)
+    np.testing.assert_allclose(plain.share, mixed.share, rtol=1e-9)
+    np.testing.assert_allclose(
+        np.abs(plain.project(latents)), np.abs(mixed.project(latents @ mix)), atol=1e-8 * np.abs(latents).max()
+    )
+
+
+def test_without_a_readout_axes_are_a_rotation():
+    latents = np.random.default_rng(0).normal(size=(200, 4)) * [1, 2, 3, 4]
+    axes = Axes.principal(latents.mean(0), np.cov(latents.T))
+    np.testing.assert_allclose(axes.forward.T @ axes.forward, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(axes.share, PCA(4).fit(latents).explained_variance_ratio_, rtol=1e-9)
 
 
 def test_quality_of_angles_is_measured_on_the_circle():
