@@ -1,19 +1,20 @@
-r"""Linear dynamical system with Gaussian emissions, fitted by EM.
+r"""Linear dynamical system with Gaussian, Poisson or negative binomial emissions, fitted by EM.
 
 .. math:: x_{t+1} = A x_t + B u_t + w_t, \quad y_t = C x_t + d + D u_t + v_t, \quad w_t \sim N(0, Q), v_t \sim N(0, R)
 
-with diagonal R; each trial begins anew with :math:`x_1 \sim N(\mu, V)`. The known inputs u of a bin (all of
-``data.inputs``, one after the other) drive the step to the next bin; where there are none, B and D do not exist.
-Sessions share the dynamics and the way trials begin, and each has its own readout C, d, D, R. Ghahramani, Hinton
-(1996), Parameter estimation for linear dynamical systems, University of Toronto CRG-TR-96-2; Shumway, Stoffer (1982),
-doi:10.1111/j.1467-9892.1982.tb00349.x.
+with diagonal R, or counts of mean :math:`\exp(C x_t + d + D u_t)`; each trial begins anew with
+:math:`x_1 \sim N(\mu, V)`. The known inputs u of a bin (all of ``data.inputs``, one after the other) drive the step to
+the next bin; where there are none, B and D do not exist. Sessions share the dynamics and the way trials begin, and each
+has its own readout C, d, D, R. Ghahramani, Hinton (1996), Parameter estimation for linear dynamical systems, University
+of Toronto CRG-TR-96-2; Shumway, Stoffer (1982), doi:10.1111/j.1467-9892.1982.tb00349.x; of counts: Macke et al. (2011),
+Empirical models of spiking in neural populations, NeurIPS 24; Khan, Lin (2017), https://arxiv.org/abs/1703.04265.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,19 +23,11 @@ from torch import Tensor
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.inference.canonical import canonical_coordinates, in_coordinates
+from lvmzoo.inference.emissions import CountEmissions, Emissions, GaussianEmissions
 from lvmzoo.inference.lagged_moments import Recorded
-from lvmzoo.inference.linear_gaussian import (
-    LinearGaussian,
-    Moments,
-    expectations,
-    filtered_means,
-    log_likelihood,
-    smoothed_covariance,
-    smoothed_means,
-)
-from lvmzoo.inference.maximization import Constraints, maximize
-from lvmzoo.inference.online import Prediction, first_prediction, observe
-from lvmzoo.inference.sampling import draw_latents, draw_trials
+from lvmzoo.inference.linear_gaussian import LinearGaussian
+from lvmzoo.inference.maximization import Constraints
+from lvmzoo.inference.online import Prediction, first_prediction
 from lvmzoo.inference.starting import starting_values
 from lvmzoo.models.base import (
     Filters,
@@ -57,6 +50,7 @@ class LDSConfig:
 
     name: str = "lds"
     latents: int = 8  # dimensions of the latent state
+    emissions: str = "gaussian"  # gaussian; of counts also poisson or negative_binomial, at positive rates
     dynamics: str = "full"  # full, or diagonal: latents that decay independently of each other
     fixed: list[str] = field(default_factory=list)  # left at their starting values by EM: dynamics, readout
     initialization: str = "subspace"  # of EM: subspace (identification) or factor_analysis
@@ -70,6 +64,7 @@ class LDSConfig:
                 "Set model.latents to 1 or more, such as 8.",
             )
         for name, value, allowed in (
+            ("emissions", [self.emissions], ("gaussian", "poisson", "negative_binomial")),
             ("dynamics", [self.dynamics], ("full", "diagonal")),
             ("fixed", self.fixed, ("dynamics", "readout")),
             ("initialization", [self.initialization], ("subspace", "factor_analysis")),
@@ -87,7 +82,7 @@ class State(NamedTuple):
 
 
 class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Samples, Scores, HasPosterior):
-    """Linear dynamical system: smooth latents with linear dynamics, Gaussian activity, exact inference, EM."""
+    """Linear dynamical system: smooth latents with linear dynamics, Gaussian or count activity, EM."""
 
     passes = None
 
@@ -97,7 +92,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     initial_covariance: Tensor
     readout: Tensor  # C, the units of all sessions one after the other
     offset: Tensor  # d
-    noise: Tensor  # diagonal of R
+    noise: Tensor  # diagonal of R; of negative binomial counts the overdispersion
     drive: Tensor | None  # B; None without known inputs
     feedthrough: Tensor | None  # D
     latent_moment: Tensor  # mean of x x' over the training bins: the scale of the latents, for the canonical form
@@ -105,6 +100,12 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     def __init__(self, config: LDSConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
         self._counts = any(layout.observation is Observation.COUNTS for layout in layouts)
+        self._emissions: Emissions = GaussianEmissions(self._counts)
+        if config.emissions != "gaussian":
+            for layout in layouts:
+                _require_counts(layout, config.emissions)
+            self._emissions = CountEmissions(poisson=config.emissions == "poisson")
+        self.is_bound, self.positive_rates = self._emissions.bound, self._emissions.positive
         self._constraints = Constraints(
             diagonal=config.dynamics == "diagonal",
             dynamics="dynamics" in config.fixed,
@@ -181,13 +182,14 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
 
         units = {session: units.stop - units.start for session, units in self.sessions.items()}
         subspace, diagonal = self.config.initialization == "subspace", self._constraints.diagonal
-        self._set(starting_values(of_session, units, self.config.latents, self._counts, subspace, diagonal))
+        start = starting_values(of_session, units, self.config.latents, self._counts, subspace, diagonal)
+        self._set(self._emissions.start(start))
 
     @torch.no_grad()
-    def statistics(self, batch: Batch) -> Moments:
+    def statistics(self, batch: Batch) -> Any:
         """Return the expected sufficient statistics; units of other sessions hold zeros."""
         parameters = self.parameters_of(batch.layout.session)
-        moments = expectations(parameters, *self._data(batch))
+        moments = self._emissions.expectations(parameters, *self._data(batch))
         if len(self.sessions) == 1:
             return moments
         units = self.sessions[batch.layout.session]
@@ -197,14 +199,12 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
             everywhere[units] = values
             return everywhere
 
-        return moments._replace(
-            squares=place(moments.squares), activity=place(moments.activity), readout=place(moments.readout)
-        )
+        return moments._replace(**{name: place(getattr(moments, name)) for name in self._emissions.of_units})
 
     @torch.no_grad()
-    def update(self, statistics: Moments) -> Float[Tensor, ""]:
+    def update(self, statistics: Any) -> Float[Tensor, ""]:
         """Set the parameters that maximize the expected log-likelihood; return nats per bin before that."""
-        self._set(maximize(self._everything(), statistics, self._counts, self._constraints))
+        self._set(self._emissions.maximize(self._everything(), statistics, self._constraints))
         reached = statistics.trials + statistics.transitions  # bins up to each trial's end, gaps included
         if reached > 0:
             self.latent_moment.copy_((statistics.initial_moment + statistics.after) / reached)
@@ -225,7 +225,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the smoothed mean of the latents."""
         parameters = self.parameters_of(batch.layout.session)
-        return _at_valid(smoothed_means(parameters, *self._data(batch)), batch)
+        return _at_valid(self._emissions.smoothed(parameters, *self._data(batch))[0], batch)
 
     @torch.no_grad()
     def posterior(
@@ -233,12 +233,15 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"]]:
         """Return the smoothed mean and covariance of the latents."""
         parameters = self.parameters_of(batch.layout.session)
-        return self.latents(batch), _at_valid(smoothed_covariance(parameters, batch.valid, batch.observed), batch)
+        mean, covariance = self._emissions.posterior(parameters, *self._data(batch))
+        return _at_valid(mean, batch), _at_valid(covariance, batch)
 
     @torch.no_grad()
     def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
-        """Return the expected activity given all that is observed; it can be negative: emissions are Gaussian."""
-        return self._emit(self.latents(batch), batch)
+        """Return the expected activity given all that is observed; it can be negative if emissions are Gaussian."""
+        parameters = self.parameters_of(batch.layout.session)
+        mean, covariance = self._emissions.smoothed(parameters, *self._data(batch))
+        return _at_valid(self._emissions.emit(parameters, mean, covariance, self._known(batch)), batch)
 
     @torch.no_grad()
     def forecast(self, batch: Batch, horizon: int) -> Float[Tensor, "trial bin unit"]:
@@ -253,28 +256,23 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
                 "Use a horizon of 1 or more, or `rates` for the bins themselves.",
             )
         parameters, known = self.parameters_of(batch.layout.session), self._known(batch)
-        ahead = filtered_means(parameters, *self._data(batch))
+        ahead, covariance = self._emissions.filtered(parameters, *self._data(batch))
         drive: Tensor | float = 0.0
         if known is not None and parameters.drive is not None:
             drive = known[:, :-1].to(ahead) @ parameters.drive.T
         for _ in range(min(horizon, ahead.shape[1])):
             ahead[:, 1:] = ahead[:, :-1] @ self.dynamics.T + drive
             ahead[:, 0] = self.initial_mean  # nothing has been seen yet
-        return self._emit(_at_valid(ahead, batch), batch)
-
-    def _emit(self, latents: Tensor, batch: Batch) -> Tensor:
-        parameters = self.parameters_of(batch.layout.session)
-        rates = torch.matmul(latents, parameters.readout.T).add_(parameters.offset)
-        known = self._known(batch)
-        if known is not None and parameters.feedthrough is not None:
-            rates += known.to(rates) @ parameters.feedthrough.T
-        return _at_valid(rates, batch)
+            if covariance is not None:
+                covariance[:, 1:] = self.dynamics @ covariance[:, :-1] @ self.dynamics.T + self.dynamics_noise
+                covariance[:, 0] = self.initial_covariance
+        return _at_valid(self._emissions.emit(parameters, ahead, covariance, known), batch)
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
-        """Return the log-likelihood of the observed activity of each trial, in nats."""
+        """Return the log-likelihood of the observed activity of each trial, or a lower bound on it, in nats."""
         parameters = self.parameters_of(batch.layout.session)
-        return log_likelihood(parameters, *self._data(batch))
+        return self._emissions.log_likelihood(parameters, *self._data(batch))
 
     @torch.no_grad()
     def sample(
@@ -282,7 +280,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
         """Draw latents and activity of new trials of one session, with known inputs at zero."""
         parameters = LinearGaussian(*(value.cpu() for value in self.parameters_of(session) if value is not None))
-        drawn, activity = draw_trials(parameters, trials, bins, torch.Generator().manual_seed(seed))
+        drawn, activity = self._emissions.sample(parameters, trials, bins, seed)
         return drawn.to(self.dynamics.device), activity.to(self.dynamics.device)
 
     @torch.no_grad()
@@ -290,13 +288,15 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
         """Draw whole trajectories of the latents given what is observed; bins that are not valid hold zeros."""
         generator = torch.Generator().manual_seed(seed)
         normal = torch.randn(draws, *batch.valid.shape, len(self.dynamics), generator=generator, dtype=torch.float64)
-        drawn = draw_latents(self.parameters_of(batch.layout.session), *self._data(batch), normal.to(self.dynamics))
+        parameters = self.parameters_of(batch.layout.session)
+        drawn = self._emissions.draws(parameters, normal.to(self.dynamics), *self._data(batch))
         return torch.where(batch.valid[..., None], drawn, 0.0)
 
     @torch.no_grad()
     def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the mean of the latents of each bin given the bins up to it."""
-        return _at_valid(filtered_means(self.parameters_of(batch.layout.session), *self._data(batch)), batch)
+        parameters = self.parameters_of(batch.layout.session)
+        return _at_valid(self._emissions.filtered(parameters, *self._data(batch))[0], batch)
 
     def initial(self, session: str, trials: int) -> State:
         """Return what is known before the first bin of some trials."""
@@ -308,12 +308,22 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
         known = self._known(bin)
         inputs = None if known is None else known[:, 0].to(self.dynamics)
         seen = bin.observed[:, 0] & bin.valid
-        coming, mean = observe(self.parameters_of(state.session), state.coming, bin.activity[:, 0], seen, inputs)
+        parameters = self.parameters_of(state.session)
+        coming, mean = self._emissions.observe(parameters, state.coming, bin.activity[:, 0], seen, inputs)
         return State(state.session, coming), torch.where(bin.valid, mean, 0.0)
 
     def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
         """Return the expected latents one bin later, with known inputs at zero."""
         return latents @ self.dynamics.to(latents).T
+
+
+def _require_counts(layout: Layout, emissions: str) -> None:
+    if layout.observation is not Observation.COUNTS:
+        raise UserError(
+            f"model.emissions is {emissions}, but the activity of session '{layout.session}' is not counts.",
+            "Poisson and negative binomial emissions are of spikes per bin, neither smoothed nor scaled.",
+            "Set model.emissions to gaussian, or leave out what changes the counts, such as data.smoothing_s.",
+        )
 
 
 def _at_valid(values: Tensor, batch: Batch) -> Tensor:
