@@ -18,7 +18,7 @@ from lvmzoo.inference.patterns import Known, patterns, residual_blocks
 __all__ = ["LaggedMoments", "Recorded", "lagged_moments"]
 
 WINDOW = 256  # bins: pairs of bins are taken within windows of a trial
-BUDGET = 1e10  # products of activity to sum; of more data, evenly spread windows are used
+BUDGET = 5e9  # products of activity to sum; of more data, evenly spread windows are used
 RESPONSE_BINS = 8  # bins over which the activity answers to known inputs
 
 

@@ -7,6 +7,7 @@ bins. Latents are rotated to a form that depends on the dynamics alone, in which
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
@@ -18,11 +19,12 @@ from torch import Tensor
 from lvmzoo.inference.lagged_moments import LaggedMoments, Recorded, lagged_moments
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.maximization import least_norm, noise_floor
-from lvmzoo.inference.subspace import identify, lags_of
+from lvmzoo.inference.subspace import LAGS, identify
 
 __all__ = ["Start", "factor_analysis", "shared_dynamics", "starting_readout", "starting_values"]
 
 LARGEST = 0.98  # singular value of the starting dynamics, which leaves room for noise
+EQUALLY_SLOW = 0.02  # difference of the dynamics' diagonal that cannot tell latents apart
 LARGEST_IDENTIFIED = 0.9975  # the same, where the dynamics are near the truth already
 
 
@@ -56,12 +58,12 @@ def starting_values(
     """
     starts, responses = [], []
     for session, number in units.items():
-        moments = lagged_moments(partial(batches, session), number, lags_of(latents, number, subspace))
+        moments = lagged_moments(partial(batches, session), number, LAGS if subspace else 2)
         start = starting_readout(moments, latents, counts)
         starts.append(identified(start, moments, counts) if subspace else start)
         responses.append(moments.response)
     weights = [float(number) for number in units.values()]
-    starts, A, Q = shared_dynamics(starts, weights, LARGEST_IDENTIFIED if subspace else LARGEST)
+    starts, A, Q = shared_dynamics(starts, responses, weights, LARGEST_IDENTIFIED if subspace else LARGEST)
     if diagonal:
         A, Q = torch.diag(A.diagonal()), torch.diag(1 - A.diagonal().square())
     known = [response for response in responses if response is not None]
@@ -79,7 +81,7 @@ def starting_values(
 
 
 def identified(start: Start, moments: LaggedMoments, counts: bool) -> Start:
-    """Return what subspace identification makes of a start; the same start where trials are too short for it."""
+    """Return what subspace identification makes of a start; the same start where that is impossible."""
     found = identify(moments.covariance, moments.pairs, start.noise, start.readout.shape[1])
     if found is None:
         return start
@@ -143,25 +145,55 @@ def turned(start: Start) -> Start:
 
 
 def shared_dynamics(
-    starts: list[Start], weights: list[float], largest: float = LARGEST
+    starts: list[Start], responses: list[Tensor | None], weights: list[float], largest: float = LARGEST
 ) -> tuple[list[Start], Float[Tensor, "latent latent"], Float[Tensor, "latent latent"]]:
-    """Return the sessions with the signs of their latents made to agree, their mean dynamics, and its noise.
+    """Return the sessions with their latents made to agree, their mean dynamics, and its noise.
 
-    Only the part of the dynamics that turns one latent into another depends on the signs. Singular values of the
-    dynamics above ``largest`` would leave no noise.
+    Singular values of the dynamics above ``largest`` would leave no noise.
     """
+    drives = [
+        start.dynamics[:, :0] if response is None else starting_drive([start], [response], start.dynamics)
+        for start, response in zip(starts, responses, strict=True)
+    ]
     first = starts[0].dynamics
-    aligned = [starts[0]]
-    for start in starts[1:]:
-        agreement = start.dynamics * first
-        agreement = agreement - torch.diag(agreement.diagonal())
-        sign = torch.where(torch.linalg.eigh(agreement + agreement.T)[1][:, -1] < 0, -1.0, 1.0).to(first)
-        aligned.append(start._replace(readout=start.readout * sign, dynamics=sign[:, None] * start.dynamics * sign))
+    aligned = [
+        start._replace(readout=start.readout @ T.T, dynamics=T @ start.dynamics @ T.T)
+        for start, drive in zip(starts, drives, strict=True)
+        for T in [_agreeing(first, drives[0], start.dynamics, drive)]
+    ]
     mean = sum((w * s.dynamics for w, s in zip(weights, aligned, strict=True)), torch.zeros_like(first)) / sum(weights)
     U, values, Vh = torch.linalg.svd(mean)
     A = (U * values.clamp(max=largest)) @ Vh
     identity = torch.eye(len(A), dtype=A.dtype, device=A.device)
     return aligned, A, identity - A @ A.T
+
+
+def _agreeing(A: Tensor, B: Tensor, other_A: Tensor, other_B: Tensor) -> Float[Tensor, "latent latent"]:
+    """Return the orthogonal matrix that turns the latents of another session into those of the first.
+
+    The slowness of the latents says which is which. Their signs follow from the part of the dynamics that turns one
+    into another, and from the drive; where latents are equally slow, as in a plane that rotates, they can be turned
+    among each other without a change of the dynamics, and the drive alone decides.
+    """
+    coupling = other_A * A
+    own = (other_B * B).sum(1)
+    coupling = coupling - torch.diag(coupling.diagonal())
+    agreement = torch.zeros(len(A) + 1, len(A) + 1).to(A)  # the last row is the drive, whose sign is known
+    agreement[:-1, :-1] = coupling + coupling.T
+    agreement[-1, :-1] = agreement[:-1, -1] = own
+    leading = torch.linalg.eigh(agreement)[1][:, -1]
+    sign = torch.where(leading[:-1] * torch.where(leading[-1] < 0, -1.0, 1.0) < 0, -1.0, 1.0).to(A)
+    T = torch.diag(sign)
+    slowness = A.diagonal()
+    edges = [0, *(1 + (slowness[:-1] - slowness[1:] > EQUALLY_SLOW).nonzero()[:, 0]).tolist(), len(A)]
+    for start, stop in itertools.pairwise(edges):
+        if stop - start > 1 and B.shape[1]:
+            among = slice(start, stop)
+            U, _, Vh = torch.linalg.svd(B[among] @ (sign[among, None] * other_B[among]).T)
+            if torch.linalg.det(U @ Vh) < 0:  # a mirror image would turn the other way round
+                U[:, -1] *= -1
+            T[among, among] = U @ Vh @ T[among, among]
+    return T
 
 
 def starting_drive(

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Identified", "identify", "lags_of"]
+__all__ = ["LAGS", "Identified", "identify"]
 
-HORIZON = 5  # bins of the past, and of the future, that are used where trials are long enough
-ENOUGH = 0.1  # of the pairs of neighboring bins: pairs of longer lags are used if there are as many
+HORIZON = 5  # bins of the past, and of the future
+ENOUGH = 0.3  # pairs of the longest lag per pair of neighboring bins: in shorter trials factor analysis starts better
+LAGS = 2 * HORIZON  # of the covariances that are needed, zero included
 WIDTH = 3  # dimensions of the activity per latent in which the Hankel matrix is formed
 RIDGE = 1e-6  # of the past's covariance
 STABLE = 0.999  # largest modulus of an eigenvalue
@@ -31,18 +32,13 @@ class Identified(NamedTuple):
     dynamics: Float[Tensor, "latent latent"]
 
 
-def lags_of(latents: int, units: int, subspace: bool) -> int:
-    """Return how many lags the covariances are needed for, zero included."""
-    return 2 * max(HORIZON, -(-latents // units) + 2) if subspace else 2
-
-
 def identify(
     covariance: Float[Tensor, "lag unit unit"],
     pairs: Float[Tensor, " lag"],
     noise: Float[Tensor, " unit"],
     latents: int,
 ) -> Identified | None:
-    """Return readout and dynamics; None where trials are too short or the activity has too few dimensions.
+    """Return readout and dynamics; None where trials are too short, or the activity has too few dimensions for it.
 
     Parameters
     ----------
@@ -51,19 +47,18 @@ def identify(
     noise : private variance of each unit, roughly: the scale on which units are compared.
     latents : number of latents.
     """
-    lags = int((pairs[1:] >= ENOUGH * pairs[1].clamp(min=1)).cumprod(0).sum())
-    future, past = (lags + 2) // 2, lags + 1 - (lags + 2) // 2
+    horizon = len(covariance) // 2
     scale = noise.sqrt()
     scaled = covariance / torch.outer(scale, scale)
-    spread = sum((lag @ lag.T + lag.T @ lag for lag in scaled[1 : lags + 1]), torch.zeros_like(scaled[0]))
+    spread = sum((lag @ lag.T + lag.T @ lag for lag in scaled[1:]), torch.zeros_like(scaled[0]))
     basis = torch.linalg.eigh(spread)[1].flip(1)[:, : max(16, WIDTH * latents)]
     width = basis.shape[1]
-    if lags < 2 or min(future - 1, past) * width < latents or width < latents:
+    if pairs[-1] < ENOUGH * pairs[1].clamp(min=1) or width < latents:
         return None
     small = basis.T @ scaled @ basis
-    hankel = torch.cat([torch.cat([small[a + b + 1] for b in range(past)], 1) for a in range(future)])
+    hankel = torch.cat([torch.cat([small[a + b + 1] for b in range(horizon)], 1) for a in range(horizon)])
     toeplitz = torch.cat(
-        [torch.cat([small[b - a] if b >= a else small[a - b].T for b in range(past)], 1) for a in range(past)]
+        [torch.cat([small[b - a] if b >= a else small[a - b].T for b in range(horizon)], 1) for a in range(horizon)]
     )  # of the past (y_{t-1}, y_{t-2}, …): block (a, b) is E y_{t-1-a} y_{t-1-b}'
     values, vectors = torch.linalg.eigh((toeplitz + toeplitz.T) / 2)
     whiten = vectors * values.clamp(min=max(RIDGE * float(values[-1]), 1e-300)).rsqrt()
@@ -73,13 +68,15 @@ def identify(
     strength = strength[:latents].sqrt()
     observability = U[:, :latents] * strength
     A = torch.linalg.lstsq(observability[:-width], observability[width:]).solution
-    first = torch.cat([scaled[b + 1] @ basis for b in range(past)], 1)  # the units' own, outside the basis, too
+    first = torch.cat([scaled[b + 1] @ basis for b in range(horizon)], 1)  # the units' own, outside the basis, too
     C = first @ whiten @ (Vh[:latents].T / strength)
     values, modes = torch.linalg.eig(A)
+    if not float(torch.linalg.cond(modes)) < 1e8:
+        return None
     values = values * (STABLE / values.abs().clamp(min=1e-12)).clamp(max=1.0)
     A = ((modes * values) @ torch.linalg.inv(modes)).real
     predictable = torch.diag(strength.square())  # covariance of the latents as the past predicts them
-    variance = _variance(scaled[1 : lags + 1], C, values, modes, predictable)
+    variance = _variance(scaled[1:], C, values, modes, predictable)
     root = torch.linalg.cholesky(variance)
     return Identified(scale[:, None] * (C @ root), torch.linalg.solve(root, A @ root))
 
