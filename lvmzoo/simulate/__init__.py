@@ -9,6 +9,7 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.errors import unknown
 from lvmzoo.simulate.lds import lds
 from lvmzoo.simulate.lorenz import lorenz
+from lvmzoo.simulate.planar import spiral, van_der_pol
 from lvmzoo.simulate.reach import reach
 from lvmzoo.simulate.two_regions import two_regions
 
@@ -20,7 +21,16 @@ Simulator = Callable[..., Recording]  # of seed and sizes, each with a default; 
 
 def simulators() -> Mapping[str, Simulator]:
     """Return every generator by its name."""
-    return MappingProxyType({"lds": lds, "two_regions": two_regions, "lorenz": lorenz, "reach": reach})
+    return MappingProxyType(
+        {
+            "lds": lds,
+            "two_regions": two_regions,
+            "lorenz": lorenz,
+            "reach": reach,
+            "spiral": spiral,
+            "van_der_pol": van_der_pol,
+        }
+    )
 
 
 def get(name: str) -> Simulator:

@@ -18,6 +18,14 @@ from lvmzoo.models.single_region.lds import LDS, LDSConfig
 from lvmzoo.simulate import get, simulators
 from lvmzoo.simulate.lds import dynamics_matrix, lds
 from lvmzoo.simulate.lorenz import integrate, lorenz
+from lvmzoo.simulate.planar import (
+    SPIRAL_SPAN,
+    VAN_DER_POL_SPAN,
+    spiral,
+    spiral_field,
+    van_der_pol,
+    van_der_pol_field,
+)
 from lvmzoo.simulate.reach import LATENTS, reach
 from lvmzoo.simulate.spikes import poisson_spikes, smooth_noise, spikes_in_bins
 from lvmzoo.simulate.two_regions import two_regions
@@ -27,6 +35,8 @@ SMALL = {
     "two_regions": {"trials": 5, "units": 6},
     "lorenz": {"conditions": 4, "trials": 2, "units": 5},
     "reach": {"trials": 8, "pmd_units": 6, "m1_units": 4},
+    "spiral": {"trials": 6, "units": 5},
+    "van_der_pol": {"trials": 6, "units": 5},
 }
 
 
@@ -174,6 +184,37 @@ def test_trials_of_a_lorenz_condition_share_their_latents():
         rows = np.flatnonzero(recording.trials["condition"] == condition)
         assert len(rows) == 3
         np.testing.assert_array_equal(latents[rows[0]], latents[rows[1]])
+
+
+@pytest.mark.parametrize(
+    ("generator", "field", "span", "slope"),
+    [
+        (
+            spiral,
+            spiral_field,
+            SPIRAL_SPAN,
+            lambda _, s: [-0.1 * s[0] ** 3 + 2 * s[1] ** 3, -2 * s[0] ** 3 - 0.1 * s[1] ** 3],
+        ),
+        (van_der_pol, van_der_pol_field, VAN_DER_POL_SPAN, lambda _, s: [s[1], (1 - s[0] ** 2) * s[1] - s[0]]),
+    ],
+)
+def test_planar_systems_move_as_an_adaptive_solver_says(generator, field, span, slope):
+    latents = np.asarray(generator(trials=3, units=2).truth["latents"].values).reshape(3, 100, 2)
+    for path in latents:
+        times = span / 100 * np.arange(100)
+        exact = solve_ivp(slope, (0, times[-1]), path[0], t_eval=times, rtol=1e-9, atol=1e-9).y.T
+        np.testing.assert_allclose(path, exact, atol=1e-3)
+        np.testing.assert_allclose(field(path), np.stack([slope(0, s) for s in path]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_spiral_closes_in_and_the_oscillator_joins_its_cycle():
+    inward = np.hypot(*np.asarray(spiral(trials=50, units=2).truth["latents"].values).T).reshape(50, 100)
+    assert (inward[:, -1] < 0.95 * inward[:, 0]).all()
+    path = np.asarray(van_der_pol(trials=50, units=2).truth["latents"].values).reshape(50, 100, 2)
+    assert np.ptp(path[:, :5, 0]) > 4.5  # starts are everywhere
+    largest = path[:, 30:, 0].max(1)  # the cycle reaches x = 2.009
+    assert np.abs(largest - 2.009).max() < 0.3
+    assert np.median(np.abs(largest - 2.009)) < 0.01
 
 
 @pytest.fixture(scope="module")
