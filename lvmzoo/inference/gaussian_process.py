@@ -191,11 +191,11 @@ def cavity_means(
     out again: (I - S / r)^-1 (m - S (y - d) / r).
     """
     result = model.offset.new_zeros((*valid.shape, len(model.offset)))
-    weights = model.readout / model.noise[:, None]
+    weights, latents = model.readout / model.noise[:, None], len(model.timescales)
     for pattern in groups(valid, observed):
         posterior = Posterior(model, pattern)
         roots = [
-            torch.linalg.solve_triangular(root, _spread(part), upper=False).unflatten(1, (-1, len(part.values)))
+            torch.linalg.solve_triangular(root, _spread(part, latents), upper=False).unflatten(1, (latents, -1))
             for part, root in zip(posterior.parts, posterior.roots, strict=True)
         ]
         for rows, block in residuals(model, activity, pattern):
@@ -222,8 +222,7 @@ def cavity_means(
     return result
 
 
-def _spread(part: Part) -> Float[Tensor, "feature latent_row"]:
+def _spread(part: Part, latents: int) -> Float[Tensor, "feature latent_row"]:
     """Return the features of one latent after the other, zero for the features of the others."""
-    latents = int(part.owner.max()) + 1
     V = part.values.T[:, None, :] * torch.nn.functional.one_hot(part.owner, latents).to(part.values)[..., None]
     return V.flatten(1)

@@ -1,8 +1,8 @@
 r"""The posterior of Gaussian processes that trials share which show the same samples: what activity does not enter.
 
-See :mod:`lvmzoo.inference.gaussian_process` for the model. The nugget is white and goes into the noise exactly; the rest
-is features times white weights, whose posterior precision I + a Gram matrix never needs the inverse of a kernel matrix,
-nor a root of C' R^-1 C, which is singular where units are silent, twice there, or fewer than latents.
+See :mod:`lvmzoo.inference.gaussian_process` for the model. The nugget is white and goes into the noise exactly; the
+rest is features times white weights, whose posterior precision I + a Gram matrix never needs the inverse of a kernel
+matrix, nor a root of C' R^-1 C, which is singular where units are silent, twice there, or fewer than latents.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ analysis of neural population activity, Journal of Neurophysiology 102, 614-635,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
@@ -22,6 +22,7 @@ from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.inference import gaussian_process, gaussian_process_state_space
 from lvmzoo.inference.gaussian_process import GaussianProcess, Sums
+from lvmzoo.inference.gaussian_process_dimension import Dimensions, choose_dimension
 from lvmzoo.inference.gaussian_process_fit import Fitting
 from lvmzoo.inference.gaussian_process_kernels import KERNELS, feature_count, make_features, merge
 from lvmzoo.inference.gaussian_process_start import Recorded, starting_process
@@ -263,6 +264,29 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         not improve with ever more of them.
         """
         return _at_valid(self._engine(batch).cavity_means(*self._given(batch)), batch)
+
+    @classmethod
+    def select_dimension(
+        cls, batch: Batch, candidates: Sequence[int], folds: int = 5, config: GPFAConfig | None = None
+    ) -> Dimensions:
+        """Return the number of latents whose predictions of each unit from the others are best on held-out trials.
+
+        Parameters
+        ----------
+        batch : training trials of one session.
+        candidates : numbers of latents to compare.
+        folds : contiguous blocks of trials, each held out once.
+        config : everything but the number of latents.
+        """
+        chosen = config or GPFAConfig()
+        return choose_dimension(
+            lambda latents: cls(replace(chosen, latents=latents), [batch.layout]), batch, candidates, folds
+        )
+
+    def modeled(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
+        """Return the activity as it is modeled: square roots of counts, or as it is."""
+        activity = batch.activity.to(self.offset.dtype)
+        return activity.sqrt() if self._square_root else activity
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
