@@ -7,7 +7,7 @@ others, in trials that were not fitted, does not (Yu et al. 2009, doi:10.1152/jn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ PASSES = 60  # of each fit at most
 GAIN = 1e-5  # of the log-likelihood per bin, relative, below which a fit is over
 
 
+@runtime_checkable
 class Candidate(Protocol):
     """What a model must have to be chosen."""
 
