@@ -24,6 +24,12 @@ def coordinated_dropout(
     return torch.where(keep, signal / (1 - probability), 0.0), keep
 
 
-def blocked(values: Float[Tensor, "*shape"], learn: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return the same values; gradients flow through those of ``learn`` alone."""
-    return torch.where(learn, values, values.detach())
+def blocked(
+    values: Float[Tensor, "*shape"], learn: Bool[Tensor, "*shape"], gain: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "*shape"]:
+    """Return the same values; gradients flow through those of ``learn`` alone, times ``gain``.
+
+    With a gain of one over the fraction that is learned from, the gradient of a sum is on average that of all of it.
+    """
+    held = values.detach()
+    return held + torch.where(learn, values - held, 0.0) * gain

@@ -95,6 +95,12 @@ class SessionLayers(nn.Module):
         hidden[..., self.units] = ~kept
         return hidden
 
+    def gain(self, probability: float) -> Float[Tensor, " unit"]:
+        """Return one over the fraction of each unit's samples that coordinated dropout leaves to learn from."""
+        gain = torch.ones_like(self.mean)
+        gain[self.units] = 1 / probability
+        return gain
+
     def rates(self, latents: Float[Tensor, "trial bin latent"]) -> Float[Tensor, "trial bin unit"]:
         """Return the expected activity as it was recorded."""
         return self.recorded(self.likelihood.mean(self.readout(latents)))
