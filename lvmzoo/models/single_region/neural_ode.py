@@ -25,10 +25,12 @@ from torch.nn import functional
 
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.errors import UserError, unknown
+from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.ode import METHODS, solve, solve_adaptive
-from lvmzoo.inference.starting import Activity, Start, lagged_moments, shared_dynamics, starting_readout
+from lvmzoo.inference.starting import starting_values
 from lvmzoo.models.base import GradientModel, HasDynamics, Loss, Reconstructs, Samples
 from lvmzoo.parts.likelihoods import UnitMoments, choose_likelihood
+from lvmzoo.parts.priors import NormalPrior
 from lvmzoo.parts.readouts import Readout
 from lvmzoo.parts.reverse_encoder import ReverseEncoder
 from lvmzoo.parts.vector_fields import TanhField
@@ -73,10 +75,9 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         self.encoder = ReverseEncoder(config.latents + 1 + inputs, config.encoder_hidden)
         self.posterior = nn.Linear(config.encoder_hidden, 2 * config.latents)
         self.field = TanhField(config.latents, config.hidden, inputs)
-        self.prior_mean = nn.Parameter(torch.zeros(config.latents))
-        self.prior_log_scale = nn.Parameter(torch.zeros(config.latents))
+        self.prior = NormalPrior(config.latents)
         with torch.no_grad():
-            self.posterior.bias[config.latents :].fill_(-1.0)  # draws stay near the mean until the readout is found
+            self.posterior.bias[config.latents :].fill_(-2.0)  # draws stay near the mean until the readout is found
 
     @property
     def positive_rates(self) -> bool:  # type: ignore[override]
@@ -97,51 +98,47 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Start as a linear system: factor analysis for readout and read-in, lagged covariances for the field."""
-        starts, weights = [], []
-        for name in self.layouts:
-            mine = [batch for batch in batches if batch.layout.session == name]
 
-            def activity(mine: list[Batch] = mine) -> Iterable[Activity]:
-                return ((batch.activity, batch.valid, batch.observed, batch.trial_index) for batch in mine)
+        def of(name: str) -> Iterable[Batch]:
+            return (batch for batch in batches if batch.layout.session == name)
 
-            session = self._session(name)
-            units = self.layouts[name].n_units
-            starts.append(starting_readout(lagged_moments(activity, units), self.config.latents, session.counts))
-            weights.append(float(units))
-            session.standardize(mine)
-        starts, dynamics, _ = shared_dynamics(starts, weights)
-        for name, start in zip(self.layouts, starts, strict=True):
-            self._session(name).start(start)
-        identity = torch.eye(len(dynamics), dtype=dynamics.dtype, device=dynamics.device)
-        self.field.linear.copy_(self.config.timescale_bins * (dynamics - identity))
+        def recorded(name: str) -> Iterable[Recorded]:
+            return (Recorded(batch.activity, batch.valid, batch.observed, batch.trial_index) for batch in of(name))
+
+        units = {name: layout.n_units for name, layout in self.layouts.items()}
+        counts = all(self._session(name).counts for name in units)
+        start = starting_values(recorded, units, self.config.latents, counts, subspace=False, diagonal=False)
+        sizes = list(units.values())
+        for name, readout, noise in zip(units, start.readout.split(sizes), start.noise.split(sizes), strict=True):
+            self._session(name).standardize(of(name))
+            self._session(name).start(readout, noise)
+        identity = torch.eye(self.config.latents, dtype=start.dynamics.dtype, device=start.dynamics.device)
+        self.field.linear.copy_(self.config.timescale_bins * (start.dynamics - identity))
 
     def loss(self, batch: Batch, step: int) -> Loss:
         """Return the negative evidence lower bound, in nats per bin with anything observed."""
         session = self._session(batch.layout.session)
         seen = batch.observed & batch.valid.unsqueeze(-1)
-        bins = seen.any(-1).sum().to(self.prior_mean.dtype)
-        mean, log_scale = self._encode(batch, session, seen)
-        start = mean + torch.randn_like(mean) * log_scale.exp()
+        mean, log_variance = self._encode(batch, session, seen)
+        bins = seen.any(-1).sum().to(mean.dtype)
+        start = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
         losses = session.loss(self._trajectory(batch, start), batch.activity, seen)
-        difference = (mean - self.prior_mean) * torch.exp(-self.prior_log_scale)
-        ratio = log_scale - self.prior_log_scale
-        kl = (0.5 * (difference.square() + torch.exp(2 * ratio) - 1) - ratio).sum(1)
-        kl = torch.where(batch.valid.any(1), kl, 0.0).sum()
+        kl = torch.where(batch.valid.any(1), self.prior.divergence(mean, log_variance), 0.0).sum()
         ramp = min(1.0, (step + 1) / max(self.config.kl_ramp_steps, 1))
         return Loss({"reconstruction": losses / bins.clamp(min=1), "kl": ramp * kl / bins.clamp(min=1)}, bins)
 
     def _encode(self, batch: Batch, session: _Session, seen: Bool[Tensor, "trial bin unit"]) -> tuple[Tensor, Tensor]:
-        """Return mean and log standard deviation of the initial latents."""
+        """Return mean and log variance of the initial latents."""
         features, shown = session.read_in(batch.activity, seen, self.config.dropout if self.training else 0.0)
         inputs = self._inputs(batch)
         state = self.encoder(features if inputs is None else torch.cat([features, inputs], -1), shown)
-        mean, log_scale = self.posterior(state).chunk(2, -1)
-        return mean, log_scale.clamp(-8, 3)
+        mean, log_variance = self.posterior(state).chunk(2, -1)
+        return mean, log_variance.clamp(-12, 6)
 
     def _inputs(self, batch: Batch) -> Tensor | None:
         if self.field.drive is None:
             return None
-        values = torch.cat([batch.inputs[name] for name in batch.layout.inputs], -1).to(self.prior_mean.dtype)
+        values = torch.cat([batch.inputs[name] for name in batch.layout.inputs], -1).to(self.prior.mean.dtype)
         return torch.where(batch.valid.unsqueeze(-1), values, 0.0)
 
     def _trajectory(self, batch: Batch, start: Float[Tensor, "trial latent"]) -> Float[Tensor, "trial bin latent"]:
@@ -180,8 +177,7 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
         """Draw latents and activity of new trials from the prior, where known inputs are zero."""
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(trials, self.config.latents, generator=generator).to(self.prior_mean)
-        start = self.prior_mean + noise * self.prior_log_scale.exp()
+        start = self.prior.sample(trials, generator).to(self.prior.mean)
         latents = self._solve(start, bins, self.layouts[session].bin_width_s, None)
         return latents, self._session(session).sample(latents, generator)
 
@@ -207,7 +203,7 @@ class _Session(nn.Module):
         self.readout = Readout(config.latents, units, likelihood)
         nn.init.zeros_(self.into.bias)
 
-    def standardize(self, batches: Sequence[Batch]) -> None:
+    def standardize(self, batches: Iterable[Batch]) -> None:
         """Find the units' means and scales, and the readout of activity that does not vary."""
         parts = [UnitMoments.of(batch.activity, batch.observed & batch.valid.unsqueeze(-1)) for batch in batches]
         moments = UnitMoments(*(sum(leaf, start=torch.zeros_like(leaf[0])) for leaf in zip(*parts, strict=True)))
@@ -223,16 +219,16 @@ class _Session(nn.Module):
         if self.readout.constants is not None:
             self.readout.constants.copy_(parameters[likelihood.n_varying :])
 
-    def start(self, start: Start) -> None:
+    def start(self, readout: Float[Tensor, "unit latent"], noise: Float[Tensor, " unit"]) -> None:
         """Read in the posterior mean of factor analysis, and read out its loadings."""
-        C, r = start.readout[self.held_in], start.noise[self.held_in]
+        C, r = readout[self.held_in], noise[self.held_in]
         weights = C / r[:, None]
         identity = torch.eye(C.shape[1], dtype=C.dtype, device=C.device)
         project = torch.linalg.solve(identity + C.T @ weights, weights.T)
         self.into.weight.copy_(project * self.deviation[self.held_in])
         # Counts: to first order exp(d + c z) is mean + mean c z.
         unit = self.mean.clamp(min=1e-3) if self.counts else self.scale
-        self.readout.weight[0].copy_((start.readout / unit[:, None]).clamp(-1, 1))
+        self.readout.weight[0].copy_((readout / unit[:, None]).clamp(-1, 1))
 
     def read_in(
         self, activity: Tensor, seen: Bool[Tensor, "trial bin unit"], dropout: float
