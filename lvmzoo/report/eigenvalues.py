@@ -165,7 +165,7 @@ def _grid(axes: Axes, box: tuple[float, float, float, float], bin_width_s: float
     apart = 0.1 * (right - left)
 
     def inside(point: complex) -> bool:
-        return left < point.real < right and low < point.imag < high
+        return bool(left < point.real < right and low < point.imag < high)
 
     last = 1.0
     for timescale in _SERIES[::-1]:
