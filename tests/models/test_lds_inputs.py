@@ -64,6 +64,18 @@ def test_the_start_knows_the_inputs_already() -> None:
     assert float(effect.square().mean() / true.feedthrough.square().mean()) < 0.1
 
 
+def test_zero_and_unit_of_an_input_do_not_matter() -> None:
+    _, y, inputs = planted(20, 30)
+    fits = []
+    for scale, zero in ((1.0, 0.0), (1e3, 0.0), (0.01, 30.0)):
+        data = world.batch(y, [30] * 15 + [9] * 5, inputs=inputs.float().double() * scale + zero * scale)
+        model = world.build(data, 4)
+        fits.append((world.fit(model, [data], 15)[-1], model.forecast(data, 2)))
+    for likelihood, forecast in fits[1:]:
+        assert likelihood == pytest.approx(fits[0][0], rel=1e-5)  # inputs are stored in single precision
+        np.testing.assert_allclose(forecast, fits[0][1], atol=2e-3)
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_likelihood_never_falls_and_converges_to_a_stationary_point(missing: bool) -> None:
     true = random_model(units=8, seed=5, channels=2)

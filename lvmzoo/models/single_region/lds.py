@@ -3,11 +3,12 @@ r"""Linear dynamical system with Gaussian, Poisson or negative binomial emission
 .. math:: x_{t+1} = A x_t + B u_t + w_t, \quad y_t = C x_t + d + D u_t + v_t, \quad w_t \sim N(0, Q), v_t \sim N(0, R)
 
 with diagonal R, or counts of mean :math:`\exp(C x_t + d + D u_t)`; each trial begins anew with
-:math:`x_1 \sim N(\mu, V)`. The known inputs u of a bin (all of ``data.inputs``, one after the other) drive the step to
-the next bin; where there are none, B and D do not exist. Sessions share the dynamics and the way trials begin, and each
-has its own readout C, d, D, R. Ghahramani, Hinton (1996), Parameter estimation for linear dynamical systems, University
-of Toronto CRG-TR-96-2; Shumway, Stoffer (1982), doi:10.1111/j.1467-9892.1982.tb00349.x; of counts: Macke et al. (2011),
-Empirical models of spiking in neural populations, NeurIPS 24; Khan, Lin (2017), https://arxiv.org/abs/1703.04265.
+:math:`x_1 \sim N(\mu, V)`. The known inputs u of a bin (all of ``data.inputs``, one after the other, each less its mean
+over the training data) drive the step to the next bin; where there are none, B and D do not exist. Sessions share the
+dynamics and the way trials begin, and each has its own readout C, d, D, R. Ghahramani, Hinton (1996), Parameter
+estimation for linear dynamical systems, University of Toronto CRG-TR-96-2; Shumway, Stoffer (1982),
+doi:10.1111/j.1467-9892.1982.tb00349.x; of counts: Macke et al. (2011), Empirical models of spiking in neural
+populations, NeurIPS 24; Khan, Lin (2017), https://arxiv.org/abs/1703.04265.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     noise: Tensor  # diagonal of R; of negative binomial counts the overdispersion
     drive: Tensor | None  # B; None without known inputs
     feedthrough: Tensor | None  # D
+    input_mean: Tensor | None  # over the training bins: inputs count from there
     latent_moment: Tensor  # mean of x x' over the training bins: the scale of the latents, for the canonical form
 
     def __init__(self, config: LDSConfig, layouts: Sequence[Layout]) -> None:
@@ -136,6 +138,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
             "noise": torch.ones(units, dtype=torch.float64),
             "drive": torch.zeros(config.latents, channels, dtype=torch.float64) if channels else None,
             "feedthrough": torch.zeros(units, channels, dtype=torch.float64) if channels else None,
+            "input_mean": torch.zeros(channels, dtype=torch.float64) if channels else None,
             "latent_moment": identity.clone(),
         }
         for name, value in start.items():
@@ -164,7 +167,16 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
                 getattr(self, name).copy_(value)
 
     def _known(self, batch: Batch) -> Float[Tensor, "trial bin channel"] | None:
-        return torch.cat([batch.inputs[name] for name in self.inputs], -1) if self.inputs else None
+        if self.input_mean is None:
+            return None
+        return torch.cat([batch.inputs[name] for name in self.inputs], -1) - self.input_mean
+
+    def _mean_input(self, batches: Iterable[Batch]) -> Float[Tensor, " channel"]:
+        total, bins = self.offset.new_zeros(()), self.offset.new_zeros(())
+        for batch in batches:
+            total = total + torch.cat([batch.inputs[name][batch.valid] for name in self.inputs], -1).double().sum(0)
+            bins += batch.valid.sum()
+        return total / bins
 
     def _data(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         return batch.activity, batch.valid, batch.observed, self._known(batch)
@@ -172,6 +184,8 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Start from the covariances of the activity within and between bins."""
+        if self.input_mean is not None:
+            self.input_mean.copy_(self._mean_input(batches))
 
         def of_session(session: str) -> Iterable[Recorded]:
             return (
@@ -259,7 +273,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
         ahead, covariance = self._emissions.filtered(parameters, *self._data(batch))
         drive: Tensor | float = 0.0
         if known is not None and parameters.drive is not None:
-            drive = known[:, :-1].to(ahead) @ parameters.drive.T
+            drive = known[:, :-1] @ parameters.drive.T
         for _ in range(min(horizon, ahead.shape[1])):
             ahead[:, 1:] = ahead[:, :-1] @ self.dynamics.T + drive
             ahead[:, 0] = self.initial_mean  # nothing has been seen yet
@@ -278,7 +292,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     def sample(
         self, session: str, trials: int, bins: int, seed: int
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
-        """Draw latents and activity of new trials of one session, with known inputs at zero."""
+        """Draw latents and activity of new trials of one session, with known inputs at their training mean."""
         parameters = LinearGaussian(*(value.cpu() for value in self.parameters_of(session) if value is not None))
         drawn, activity = self._emissions.sample(parameters, trials, bins, seed)
         return drawn.to(self.dynamics.device), activity.to(self.dynamics.device)
@@ -306,14 +320,14 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     def step(self, state: State, bin: Batch) -> tuple[State, Float[Tensor, "trial latent"]]:
         """Return what is known after one more bin, and the mean of its latents."""
         known = self._known(bin)
-        inputs = None if known is None else known[:, 0].to(self.dynamics)
+        inputs = None if known is None else known[:, 0]
         seen = bin.observed[:, 0] & bin.valid
         parameters = self.parameters_of(state.session)
         coming, mean = self._emissions.observe(parameters, state.coming, bin.activity[:, 0], seen, inputs)
         return State(state.session, coming), torch.where(bin.valid, mean, 0.0)
 
     def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
-        """Return the expected latents one bin later, with known inputs at zero."""
+        """Return the expected latents one bin later, with known inputs at their training mean."""
         return latents @ self.dynamics.to(latents).T
 
 
