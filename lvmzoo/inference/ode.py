@@ -130,7 +130,7 @@ def solve_adaptive(
     times = torch.arange(bins, dtype=torch.float64, device=start.device)
 
     def slope(time: Tensor, state: Tensor) -> Tensor:
-        u = None if inputs is None else inputs[:, int(time.clamp(0, bins - 1))]
+        u = None if inputs is None else inputs[:, int(time.clamp(0, bins - 2))]
         return step * field(state, u)
 
     options: dict[str, object] = {"norm": lambda error: error.square().mean(-1).sqrt().amax()}
