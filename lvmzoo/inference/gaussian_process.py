@@ -18,7 +18,14 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from lvmzoo.inference.gaussian_process_kernels import Part
-from lvmzoo.inference.gaussian_process_posterior import GaussianProcess, Posterior, by_latent, groups, residuals
+from lvmzoo.inference.gaussian_process_posterior import (
+    Features,
+    GaussianProcess,
+    Posterior,
+    by_latent,
+    groups,
+    residuals,
+)
 
 __all__ = [
     "GaussianProcess",
@@ -72,8 +79,9 @@ def expectations(
     total = zero_sums(len(model.offset), model.timescales)
     total.bins.add_(valid.sum())
     weights = model.readout / model.noise[:, None]
+    features = Features(model)
     for pattern in groups(valid, observed):
-        posterior = Posterior(model, pattern)
+        posterior = Posterior(model, pattern, features)
         trials = len(pattern.lengths)
         total.log_likelihood.add_(trials * _constant_terms(model, posterior))
         second = [torch.zeros_like(part.slope) for part in posterior.parts]  # sum over trials of squared mean weights
@@ -135,8 +143,9 @@ def log_likelihood(
     """Return the log-likelihood of what is observed in each trial, in nats; 0 for trials without a valid bin."""
     result = model.offset.new_zeros(len(valid))
     weights = model.readout / model.noise[:, None]
+    features = Features(model)
     for pattern in groups(valid, observed):
-        posterior = Posterior(model, pattern)
+        posterior = Posterior(model, pattern, features)
         constant = _constant_terms(model, posterior)
         for rows, block in residuals(model, activity, pattern):
             explained = posterior.solve(block @ weights).quadratic
@@ -153,8 +162,9 @@ def posterior_means(
     """Return E(x_t | all bins); zero after a trial's last valid bin."""
     result = model.offset.new_zeros((*valid.shape, len(model.timescales)))
     weights = model.readout / model.noise[:, None]
+    features = Features(model)
     for pattern in groups(valid, observed):
-        posterior = Posterior(model, pattern)
+        posterior = Posterior(model, pattern, features)
         for rows, block in residuals(model, activity, pattern):
             result[rows, : pattern.bins] = posterior.solve(block @ weights).x
     return result
@@ -171,8 +181,9 @@ def posterior_moments(
     means = model.offset.new_zeros((*valid.shape, latents))
     covariances = model.offset.new_zeros((*valid.shape, latents, latents))
     weights = model.readout / model.noise[:, None]
+    features = Features(model)
     for pattern in groups(valid, observed):
-        posterior = Posterior(model, pattern)
+        posterior = Posterior(model, pattern, features)
         covariances[pattern.rows, : pattern.bins] = posterior.covariances(posterior.inverses())
         for rows, block in residuals(model, activity, pattern):
             means[rows, : pattern.bins] = posterior.solve(block @ weights).x
@@ -192,8 +203,9 @@ def cavity_means(
     """
     result = model.offset.new_zeros((*valid.shape, len(model.offset)))
     weights, latents = model.readout / model.noise[:, None], len(model.timescales)
+    features = Features(model)
     for pattern in groups(valid, observed):
-        posterior = Posterior(model, pattern)
+        posterior = Posterior(model, pattern, features)
         roots = [
             torch.linalg.solve_triangular(root, _spread(part, latents), upper=False).unflatten(1, (latents, -1))
             for part, root in zip(posterior.parts, posterior.roots, strict=True)

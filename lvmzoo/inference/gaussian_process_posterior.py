@@ -20,7 +20,7 @@ from torch import Tensor
 from lvmzoo.inference.gaussian_process_kernels import Part, fold, make_features, merge, unfold
 from lvmzoo.inference.patterns import Pattern, patterns
 
-__all__ = ["GaussianProcess", "Posterior", "Solution", "by_latent", "groups", "residuals"]
+__all__ = ["Features", "GaussianProcess", "Posterior", "Solution", "by_latent", "groups", "residuals"]
 
 TOGETHER = 2**19  # samples of activity that are converted to float64 at a time: 4 MB
 
@@ -75,6 +75,22 @@ def residuals(
         yield rows, block
 
 
+class Features:
+    """Features of trials by their length, made when they are first asked for."""
+
+    def __init__(self, model: GaussianProcess) -> None:
+        self._model = model
+        self._kept: dict[tuple[int, bool], tuple[Part, ...]] = {}
+
+    def __call__(self, bins: int, folded: bool) -> tuple[Part, ...]:
+        """Return two parts of folded features, or one whose rows are the bins."""
+        if (bins, folded) not in self._kept:
+            model = self._model
+            parts = make_features(model.kernel, model.timescales, bins, 1 - model.nugget, model.engine)
+            self._kept = {(bins, folded): parts if folded else (merge(parts, bins),)}  # trials come by length
+        return self._kept[bins, folded]
+
+
 class Posterior:
     """What the activity does not enter, of trials that show the same samples.
 
@@ -82,11 +98,11 @@ class Posterior:
     otherwise ``J`` has one for each bin.
     """
 
-    def __init__(self, model: GaussianProcess, pattern: Pattern) -> None:
+    def __init__(self, model: GaussianProcess, pattern: Pattern, features: Features) -> None:
         C = model.readout
         self.bins = pattern.bins
-        self.parts = make_features(model.kernel, model.timescales, self.bins, 1 - model.nugget, model.engine)
         self.complete = pattern.mask is None and bool(pattern.seen[0].all())
+        self.parts = features(self.bins, self.complete)
         products = (C[:, :, None] * C[:, None, :] / model.noise[:, None, None]).flatten(1)
         if pattern.mask is None:
             shown = pattern.units if self.complete else pattern.seen[0][:, None] & pattern.units
@@ -100,8 +116,6 @@ class Posterior:
         self.white = model.nugget * self.shrink
         information = self.shrink @ self.J
         self.information = (information + information.mT) / 2
-        if not self.complete:
-            self.parts = (merge(self.parts, self.bins),)
         self.grams: list[Tensor] = []
         self.roots: list[Tensor] = []
         self.log_determinant = torch.logdet(loaded).sum() * (self.bins if self.complete else 1)
