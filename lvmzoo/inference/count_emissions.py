@@ -38,6 +38,7 @@ __all__ = [
 
 BLOCK = 2**17  # samples that are worked on at a time: 1 MB, for the cache of the processor
 LARGEST = 100.0  # log rate at which a step of the inference, which is then rejected, is cut off: exp must stay finite
+SHARPEST = 5e8  # rate, about exp(20), above which the search for the posterior takes no sharper evidence
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(12)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
@@ -183,8 +184,8 @@ def sites(
     for block in row_blocks(*y.shape):
         at = expected(parts, counts, m, pair, block)
         value[block] = at.fit
-        precision[block] = at.curvature @ parts.products
-        shift[block] = (y[block] - at.drawn) @ parts.readout
+        precision[block] = at.curvature.clamp_(max=SHARPEST) @ parts.products
+        shift[block] = (y[block] - at.drawn.clamp_(max=SHARPEST)) @ parts.readout
     J = precision[:, parts.place].view(covariance.shape)
     h = torch.baddbmm(shift[..., None], J.flatten(0, 1), m[..., None]).view(mean.shape)
     return Sites(J, h), value.view(mean.shape[:2]).sum(0)
@@ -209,7 +210,7 @@ def starting_sites(
         eta = log_rates(parts, counts, m, block)
         shape = 1 / torch.expm1(variance)
         rate = (eta + 0.5 * variance).clamp_(max=LARGEST).exp_()
-        level = ((y[block] + shape) * rate / (rate + shape)).clamp_(min=1e-30)
+        level = ((y[block] + shape) * rate / (rate + shape)).clamp_(1e-30, SHARPEST)
         weight = torch.ones_like(level) if parts.overdispersion is None else 1 / (1 + parts.overdispersion * level)
         if counts.shown is not None:
             weight *= counts.shown.flatten(0, 1)[block]

@@ -91,7 +91,10 @@ def _safe_step(
 
 
 def _newton(gradient: Tensor, curvature: Tensor) -> Tensor:
-    return torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(curvature))[..., 0]
+    """Return the steps, zero for units whose curvature is not positive to rounding."""
+    root, info = torch.linalg.cholesky_ex(curvature)
+    step = torch.cholesky_solve(gradient[..., None], root)[..., 0]
+    return torch.where((info == 0)[:, None] & step.isfinite(), step, 0.0)
 
 
 def _pinned(gradient: Tensor, curvature: Tensor, fall: Tensor) -> Tensor:

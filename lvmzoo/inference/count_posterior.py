@@ -20,16 +20,19 @@ from lvmzoo.inference.count_smoother import Chain, Sites, Smoothed, smooth
 __all__ = ["best_sites", "divergence", "prior"]
 
 TOLERANCE = 1e-6  # last step of the posterior, in its own standard deviations
-STEPS = 60  # a trial needs about ten
+STEPS = 100  # a trial needs about ten
 SLACK = 1e-12  # part of the bound that is rounding
+UNSOUND = 1e-8  # relative error at which a result is not believed
 CROWD = 0.75  # share of the trials still on their way at which the others are taken out
 
 
 def prior(
     chain: Chain, bins: int
-) -> tuple[Float[Tensor, "bin trial latent"], Float[Tensor, "bin trial latent latent"]]:
-    """Return the mean and covariance of each bin before anything is observed."""
+) -> tuple[Float[Tensor, "bin trial latent"], Float[Tensor, "bin group latent latent"]]:
+    """Return the mean and covariance of each bin before anything is observed; the covariance may be one for all."""
     A, mean, covariance = chain.dynamics, chain.initial_mean, chain.initial_covariance
+    if covariance.stride(0) == 0:
+        covariance = covariance[:1]
     means, covariances = [mean], [covariance]
     for t in range(bins - 1):
         mean = mean @ A.T if chain.drive is None else mean @ A.T + chain.drive[t]
@@ -52,10 +55,7 @@ class _State(NamedTuple):
 def best_sites(chain: Chain, parts: Emission, counts: Counts) -> Sites:
     """Return the sites of the best posterior of each trial."""
     bins, trials = counts.counts.shape[:2]
-    shared = chain._replace(
-        initial_covariance=chain.initial_covariance[:1] if _same(chain.initial_covariance) else chain.initial_covariance
-    )
-    start = starting_sites(parts, counts, *prior(shared, bins))
+    start = starting_sites(parts, counts, *prior(chain, bins))
     result = Sites(start.precision.clone(), start.shift.clone())
     going = torch.arange(trials, device=start.shift.device)
     done = torch.zeros_like(going, dtype=torch.bool)
@@ -68,7 +68,7 @@ def best_sites(chain: Chain, parts: Emission, counts: Counts) -> Sites:
             torch.lerp(state.sites.shift, state.target.shift, step),
         )
         new = _evaluate(chain, parts, counts, moved)
-        better = new.value >= state.value - SLACK * (1 + state.value.abs())
+        better = new.value >= state.value - SLACK * (1 + state.value.abs()).nan_to_num(posinf=0.0)
         near = _distance(new, state) <= TOLERANCE * rate
         rate = torch.where(better, (2 * rate).clamp(max=1.0), rate / 2)
         state = new if bool(better.all()) else _choose(better, new, state)
@@ -100,7 +100,9 @@ def divergence(evidence: Sites, posterior: Smoothed) -> Float[Tensor, " trial"]:
 def _evaluate(chain: Chain, parts: Emission, counts: Counts, evidence: Sites) -> _State:
     posterior = smooth(chain, evidence)
     target, fit = sites(parts, counts, posterior.mean, posterior.covariance)
-    value = fit - divergence(evidence, posterior)
+    distance = divergence(evidence, posterior)
+    sound = distance > -UNSOUND * (1 + fit.abs())  # a divergence is not negative
+    value = torch.where(sound, fit - distance, -torch.inf)
     return _State(evidence, posterior.mean, posterior.covariance, value, target)
 
 
@@ -141,8 +143,3 @@ def _trials(chain: Chain, trials: Tensor) -> Chain:
         initial_covariance=chain.initial_covariance[trials],
         drive=None if chain.drive is None else chain.drive[:, trials],
     )
-
-
-def _same(covariance: Tensor) -> bool:
-    """Tell whether the covariances of all trials are one, repeated."""
-    return covariance.stride(0) == 0

@@ -15,6 +15,8 @@ from torch import Tensor
 
 __all__ = ["Chain", "Sites", "Smoothed", "smooth"]
 
+SINGULAR = 1e-14  # smallest eigenvalue of a covariance, relative to the largest, where it is singular to rounding
+
 
 class Chain(NamedTuple):
     """The prior of the latents: x_1 ~ N(mu, V), x_{t+1} = A x_t + b_t + w, w ~ N(0, Q)."""
@@ -39,7 +41,7 @@ class Smoothed(NamedTuple):
     mean: Float[Tensor, "bin trial latent"]
     covariance: Float[Tensor, "bin trial latent latent"]
     gain: Float[Tensor, "transition trial latent latent"]  # G: Cov(x_t, x_{t+1}) = G_t Cov(x_{t+1})
-    log_normalizer: Float[Tensor, " trial"]  # log of the integral of the prior times the sites
+    log_normalizer: Float[Tensor, " trial"]  # log of the integral of the prior times the sites; NaN: they are too sharp
 
 
 def smooth(chain: Chain, sites: Sites) -> Smoothed:
@@ -52,10 +54,12 @@ def smooth(chain: Chain, sites: Sites) -> Smoothed:
     determinant_root = torch.empty_like(J)
     predicted, mean = torch.empty_like(h), torch.empty_like(h)
     linear = h.new_zeros(trials)
+    failed = torch.zeros(trials, dtype=torch.int32, device=h.device)
     P, mp = chain.initial_covariance, chain.initial_mean[..., None]
     for t in range(bins):
-        L = torch.linalg.cholesky_ex(P)[0]
-        K = torch.linalg.cholesky_ex(torch.baddbmm(identity, torch.bmm(L.mT, J[t]), L))[0]
+        L = _root(P)
+        K, info = torch.linalg.cholesky_ex(torch.baddbmm(identity, torch.bmm(L.mT, J[t]), L))
+        failed |= info
         W = torch.linalg.solve_triangular(K, L.mT, upper=False)
         residual = torch.baddbmm(h[t, :, :, None], J[t], mp, alpha=-1.0)
         innovation = torch.bmm(W, residual)
@@ -77,7 +81,20 @@ def smooth(chain: Chain, sites: Sites) -> Smoothed:
         G = gain[t]
         covariance[t].baddbmm_(torch.bmm(G, covariance[t + 1]), G.mT)
         mean[t, :, :, None].baddbmm_(G, mean[t + 1, :, :, None])
-    return Smoothed(mean, covariance, gain, 0.5 * linear - log_determinant)
+    normalizer = (0.5 * linear - log_determinant).masked_fill(failed != 0, torch.nan)
+    return Smoothed(mean, covariance, gain, normalizer)
+
+
+def _root(P: Tensor) -> Tensor:
+    """Return the lower triangular roots of covariances, which may be singular to rounding."""
+    root, info = torch.linalg.cholesky_ex(P)
+    if bool(info.any()):
+        which = info != 0
+        values, vectors = torch.linalg.eigh(P[which])
+        kept = torch.maximum(values, SINGULAR * values[:, -1:]).sqrt()
+        upper = torch.linalg.qr((vectors * kept[:, None]).mT)[1]
+        root[which] = (upper * torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[..., None]).mT
+    return root
 
 
 def _conditionals(chain: Chain, root: Tensor, half: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
