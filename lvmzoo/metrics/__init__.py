@@ -14,6 +14,8 @@ from lvmzoo.metrics.bits_per_spike import BitsPerSpike
 from lvmzoo.metrics.co_bps import CoBps
 from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.metrics.log_likelihood import LogLikelihood
+from lvmzoo.metrics.rate_r2 import RateR2
+from lvmzoo.metrics.shared_variance import SharedVarianceOfUnits
 from lvmzoo.metrics.variance_explained import VarianceExplained
 from lvmzoo.models.base import Model
 
@@ -29,8 +31,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             VarianceExplained(),
             ActivityR2(),
             LatentR2(),
+            RateR2(),
             BehaviorR2(),
             BehaviorKnn(),
+            SharedVarianceOfUnits(),
         )
     }
 )

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvmzoo.batch import Batch, Layout, Sampling, TrialSampling
+from lvmzoo.inference.shared_variance import SharedVariance
 
 __all__ = [
     "Communicates",
@@ -22,6 +23,7 @@ __all__ = [
     "GradientModel",
     "HasDynamics",
     "HasPosterior",
+    "HasSharedVariance",
     "Loss",
     "Model",
     "Reconstructs",
@@ -211,6 +213,15 @@ class HasPosterior(abc.ABC):
         """Return the mean and covariance of the latents in each bin given what is observed."""
 
 
+class HasSharedVariance(abc.ABC):
+    """Knows from the training data how much variance units share, and in how many dimensions."""
+
+    @property
+    @abc.abstractmethod
+    def shared_variance(self) -> SharedVariance:
+        """What cross-validation on folds of the training data says."""
+
+
 CAPABILITIES: tuple[type, ...] = (
     Reconstructs,
     Communicates,
@@ -221,6 +232,7 @@ CAPABILITIES: tuple[type, ...] = (
     Samples,
     Scores,
     HasPosterior,
+    HasSharedVariance,
 )
 
 

@@ -10,7 +10,8 @@ import torch
 
 from lvmzoo.batch import Batch, Kind, Layout, Observation, Variable
 from lvmzoo.data.trials import Session, Trials
-from lvmzoo.models.base import Communicates, Model, Reconstructs, Scores
+from lvmzoo.inference.shared_variance import SharedVariance
+from lvmzoo.models.base import Communicates, HasSharedVariance, Model, Reconstructs, Scores
 
 
 def make_session(
@@ -89,7 +90,7 @@ class Base(Model):
         return self.dropout(seen @ self.projection) * batch.valid.unsqueeze(-1)
 
 
-class Full(Base, Reconstructs, Scores, Communicates):
+class Full(Base, Reconstructs, Scores, Communicates, HasSharedVariance):
     positive_rates = True
     source, target = "a", "b"
 
@@ -99,6 +100,11 @@ class Full(Base, Reconstructs, Scores, Communicates):
     def log_likelihood(self, batch: Batch) -> torch.Tensor:
         value = torch.distributions.Poisson(1.3).log_prob(batch.activity.double().clamp_min(0).round())
         return torch.where(batch.observed, value, 0.0).sum((1, 2))
+
+    @property
+    def shared_variance(self) -> SharedVariance:
+        folds = torch.tensor([[0.3, 0.4, torch.nan], [2.0, 3.0, torch.nan], [0.2, 0.3, torch.nan]])
+        return SharedVariance(torch.tensor(3.0), *folds)
 
     def predict_target(self, batch: Batch) -> torch.Tensor:
         return 0.1 * self.latents(batch) @ self.projection[batch.layout.region("b")].T
