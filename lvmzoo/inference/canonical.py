@@ -11,7 +11,29 @@ from torch import Tensor
 
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 
-__all__ = ["canonical_coordinates", "in_coordinates"]
+__all__ = ["canonical", "canonical_coordinates"]
+
+
+def canonical(
+    model: LinearGaussian, moment: Float[Tensor, "latent latent"], diagonal: bool
+) -> tuple[LinearGaussian, Float[Tensor, "latent latent"]]:
+    """Return parameters and moment of the latents in canonical coordinates, see :func:`canonical_coordinates`."""
+    T = canonical_coordinates(model.readout, moment, diagonal)
+    into = torch.linalg.inv(T)
+
+    def covariance(matrix: Tensor) -> Tensor:
+        changed = into @ matrix @ into.T
+        return (changed + changed.T) / 2
+
+    changed = model._replace(
+        dynamics=into @ model.dynamics @ T,
+        dynamics_noise=covariance(model.dynamics_noise),
+        initial_mean=into @ model.initial_mean,
+        initial_covariance=covariance(model.initial_covariance),
+        readout=model.readout @ T,
+        drive=None if model.drive is None else into @ model.drive,
+    )
+    return changed, covariance(moment)
 
 
 def canonical_coordinates(
@@ -38,21 +60,3 @@ def canonical_coordinates(
     loadings = readout @ T
     largest = loadings.gather(0, loadings.abs().argmax(0, keepdim=True))[0]
     return T * torch.where(largest < 0, -1.0, 1.0).to(T)
-
-
-def in_coordinates(model: LinearGaussian, T: Float[Tensor, "latent latent"]) -> LinearGaussian:
-    """Return the parameters of the latents z, where x = T z."""
-    into = torch.linalg.inv(T)
-
-    def covariance(matrix: Tensor) -> Tensor:
-        changed = into @ matrix @ into.T
-        return (changed + changed.T) / 2
-
-    return model._replace(
-        dynamics=into @ model.dynamics @ T,
-        dynamics_noise=covariance(model.dynamics_noise),
-        initial_mean=into @ model.initial_mean,
-        initial_covariance=covariance(model.initial_covariance),
-        readout=model.readout @ T,
-        drive=None if model.drive is None else into @ model.drive,
-    )

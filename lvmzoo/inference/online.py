@@ -1,4 +1,4 @@
-"""The Kalman filter of a linear dynamical system one bin at a time, as a recording goes on."""
+"""The Kalman filter of a linear dynamical system bin by bin, as a recording goes on, and what it expects next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from lvmzoo.inference.kalman import condition
 from lvmzoo.inference.sequences import LinearGaussian
 
-__all__ = ["Prediction", "first_prediction", "observe"]
+__all__ = ["Prediction", "first_prediction", "observe", "predicted"]
 
 
 class Prediction(NamedTuple):
@@ -48,3 +48,26 @@ def observe(
     if inputs is not None and model.drive is not None:
         after = after + inputs @ model.drive.T
     return Prediction(after, model.dynamics @ V @ model.dynamics.T + model.dynamics_noise), mean
+
+
+def predicted(
+    model: LinearGaussian,
+    mean: Float[Tensor, "trial bin latent"],
+    covariance: Float[Tensor, "trial bin latent latent"] | None,
+    inputs: Float[Tensor, "trial bin channel"] | None,
+    horizon: int,
+) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"] | None]:
+    """Return what the bins up to ``horizon`` bins before each bin, and all known inputs, tell about its latents.
+
+    ``mean`` and ``covariance`` are those of the filter, and are overwritten; without a covariance there is none.
+    """
+    drive: Tensor | float = 0.0
+    if inputs is not None and model.drive is not None:
+        drive = inputs[:, :-1] @ model.drive.T
+    for _ in range(min(horizon, mean.shape[1])):
+        mean[:, 1:] = mean[:, :-1] @ model.dynamics.T + drive
+        mean[:, 0] = model.initial_mean  # nothing has been seen yet
+        if covariance is not None:
+            covariance[:, 1:] = model.dynamics @ covariance[:, :-1] @ model.dynamics.T + model.dynamics_noise
+            covariance[:, 0] = model.initial_covariance
+    return mean, covariance

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown
-from lvmzoo.inference.canonical import canonical_coordinates, in_coordinates
+from lvmzoo.inference.canonical import canonical
 from lvmzoo.inference.emissions import CountEmissions, Emissions, GaussianEmissions
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.maximization import Constraints
-from lvmzoo.inference.online import Prediction, first_prediction
+from lvmzoo.inference.online import Prediction, first_prediction, predicted
 from lvmzoo.inference.starting import starting_values
 from lvmzoo.models.base import (
     Filters,
@@ -152,11 +152,10 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
                 f"It was built for: {', '.join(self.sessions)}.",
                 "Fit the model with this session among its data.",
             )
-        units, everything = self.sessions[session], self._everything()
-        of_units = {name: getattr(everything, name)[units] for name in ("readout", "offset", "noise")}
-        if everything.feedthrough is not None:
-            of_units["feedthrough"] = everything.feedthrough[units]
-        return everything._replace(**of_units)
+        everything, units = self._everything(), self.sessions[session]
+        of_units = ("readout", "offset", "noise", "feedthrough")
+        chosen = {name: value[units] for name in of_units if (value := getattr(everything, name)) is not None}
+        return everything._replace(**chosen)
 
     def _everything(self) -> LinearGaussian:
         return LinearGaussian(*(getattr(self, name) for name in LinearGaussian._fields))
@@ -226,14 +225,12 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Choose among the equivalent parameters, see ``canonical_coordinates``; what is fixed leaves no choice."""
+        """Choose among the equivalent parameters, see ``inference.canonical``; what is fixed leaves no choice."""
         if self._constraints.dynamics or self._constraints.readout:
             return
-        T = canonical_coordinates(self.readout, self.latent_moment, self._constraints.diagonal)
-        self._set(in_coordinates(self._everything(), T))
-        into = torch.linalg.inv(T)
-        moment = into @ self.latent_moment @ into.T
-        self.latent_moment.copy_((moment + moment.T) / 2)
+        values, moment = canonical(self._everything(), self.latent_moment, self._constraints.diagonal)
+        self._set(values)
+        self.latent_moment.copy_(moment)
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -269,18 +266,10 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
                 "A forecast looks at least one bin ahead.",
                 "Use a horizon of 1 or more, or `rates` for the bins themselves.",
             )
-        parameters, known = self.parameters_of(batch.layout.session), self._known(batch)
-        ahead, covariance = self._emissions.filtered(parameters, *self._data(batch))
-        drive: Tensor | float = 0.0
-        if known is not None and parameters.drive is not None:
-            drive = known[:, :-1] @ parameters.drive.T
-        for _ in range(min(horizon, ahead.shape[1])):
-            ahead[:, 1:] = ahead[:, :-1] @ self.dynamics.T + drive
-            ahead[:, 0] = self.initial_mean  # nothing has been seen yet
-            if covariance is not None:
-                covariance[:, 1:] = self.dynamics @ covariance[:, :-1] @ self.dynamics.T + self.dynamics_noise
-                covariance[:, 0] = self.initial_covariance
-        return _at_valid(self._emissions.emit(parameters, ahead, covariance, known), batch)
+        parameters = self.parameters_of(batch.layout.session)
+        mean, covariance = self._emissions.filtered(parameters, *self._data(batch))
+        mean, covariance = predicted(parameters, mean, covariance, self._known(batch), horizon)
+        return _at_valid(self._emissions.emit(parameters, mean, covariance, self._known(batch)), batch)
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
