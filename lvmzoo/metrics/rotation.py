@@ -141,14 +141,13 @@ def rotation(
 
 
 def _check(means: Float[np.ndarray, "condition bin latent"]) -> None:
-    for count, least, noun in zip(
-        means.shape, (MINIMUM_CONDITIONS, MINIMUM_BINS, 2), ("conditions", "bins", "latents"), strict=True
-    ):
+    smallest = {"condition": MINIMUM_CONDITIONS, "bin": MINIMUM_BINS, "latent": 2}
+    for count, (noun, least) in zip(means.shape, smallest.items(), strict=True):
         if count < least:
             raise UserError(
-                f"There are {count} {noun}.",
-                f"A rotation shared by conditions can be told from chance with {least} {noun} or more.",
-                f"Use data with more {noun}.",
+                f"There is 1 {noun}." if count == 1 else f"There are {count} {noun}s.",
+                f"A rotation shared by conditions can be told from chance with {least} {noun}s or more.",
+                f"Use data with more {noun}s.",
             )
     if not np.isfinite(means).all():
         raise UserError(

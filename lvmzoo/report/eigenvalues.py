@@ -114,7 +114,8 @@ def mode_table(found: Linearization, bin_width_s: float) -> Table:
         header=["Fixed point", *header] if several else header,
         rows=rows,
         note="A mode with eigenvalue λ fades by a factor e within its timescale, -bin / ln |λ|, and turns at its "
-        f"frequency, angle of λ / (2π bin); the two of a pair share a row.{more}",
+        f"frequency, angle of λ / (2π bin); the two of a pair share a row. Timescales below one bin "
+        f"({1000 * bin_width_s:.4g} ms) are those of modes that do not last.{more}",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,16 @@ __all__ = ["Averages", "averages", "rotation_figures"]
 
 _LEAST_TRIALS = 2  # behind an average
 _LEVEL = 0.05
+_SMOOTHING_S = 0.04  # of counts; as in the figures of rates
+_SOFT_HZ = 5.0
 
 
 @dataclass(frozen=True)
 class Averages:
-    """Latents averaged by condition over the longest time that all of them have."""
+    """Latents, and recorded activity, averaged by condition over the longest time that all of them have."""
 
     means: Float[np.ndarray, "condition bin latent"]
+    activity: Float[np.ndarray, "condition bin unit"]  # smoothed, softly normalized; units that were recorded
     colors: list[Any]
     trials: str  # which were averaged, in words
     levels: str  # how many
@@ -51,7 +54,7 @@ def rotation_figures(view: View) -> Iterator[Picture | str]:
         return
     assert view.conditions is not None
     column = view.conditions.column
-    yield _lead(turn, found, column)
+    yield _lead(turn, found, column) + _of_activity(view, found)
     low, high = turn.null_interval
     yield picture(
         functools.partial(_plane, turn=turn, colors=found.colors),
@@ -94,6 +97,24 @@ def _lead(turn: Rotation, found: Averages, column: str) -> str:
     )
 
 
+def _of_activity(view: View, found: Averages) -> str:
+    """Say what the same test finds in the recorded activity, where no model can have put a rotation."""
+    try:
+        turn = rotation(found.activity, view.bin_s, seed=view.evaluation.seed)
+    except UserError:  # a unit or two, say: the latents may still tell
+        return ""
+    low, high = turn.null_interval
+    smoothed = f", smoothed by a Gaussian of {1000 * _sigma_s(view):.4g} ms" if view.counts else ""
+    return (
+        f" In the recorded activity, averaged alike{smoothed}, it is {100 * turn.r2:.0f} %, and {100 * low:.0f} to "
+        f"{100 * high:.0f} % when shuffled (p = {_p(turn)})."
+    )
+
+
+def _sigma_s(view: View) -> float:
+    return max(_SMOOTHING_S, view.bin_s)
+
+
 def averages(view: View) -> Averages | str:
     """Return the averages to look for rotation in, or why there are none.
 
@@ -115,7 +136,7 @@ def averages(view: View) -> Averages | str:
             f"{MINIMUM_CONDITIONS} levels of {conditions.column} or more need {_LEAST_TRIALS} trials each, and "
             f"{len(kept)} have them. Of two, one is the mirror image of the other about their mean."
         )
-    means = _pooled(view, parts)[kept]
+    means = _pooled(view, parts, view.evaluation.latents)[kept]
     first, stop = _longest(np.isfinite(means).all((0, 2)))
     if stop - first < MINIMUM_BINS:
         return (
@@ -124,6 +145,7 @@ def averages(view: View) -> Averages | str:
         )
     return Averages(
         means[:, first:stop],
+        _normalized(view, _pooled(view, parts, view.activity)[kept, first:stop]),
         [conditions.colors[code] for code in kept],
         words,
         f"all {len(kept)}" if len(kept) == len(conditions.levels) else f"{len(kept)} of {len(conditions.levels)}",
@@ -138,10 +160,25 @@ def _trials(view: View, parts: list[str]) -> Int[np.ndarray, " condition"]:
     return np.bincount(codes[codes >= 0], minlength=len(view.conditions.levels))
 
 
-def _pooled(view: View, parts: list[str]) -> Float[np.ndarray, "condition bin latent"]:
+def _normalized(
+    view: View, means: Float[np.ndarray, "condition bin unit"]
+) -> Float[np.ndarray, "condition bin recorded"]:
+    """Return averages of activity as in Churchland et al. 2012: strong units count more, but not by all they are."""
+    from scipy.ndimage import gaussian_filter1d
+
+    means = means[..., np.isfinite(means).all((0, 1))].astype(np.float64) * view.scale
+    if view.counts:
+        means = gaussian_filter1d(means, _sigma_s(view) / view.bin_s, axis=1, mode="nearest")
+    span = np.ptp(means, axis=(0, 1))
+    soft = _SOFT_HZ if view.counts else float(np.median(span)) if len(span) else 0.0
+    return means / np.where(span + soft > 0, span + soft, 1.0)
+
+
+def _pooled(
+    view: View, parts: list[str], values: Callable[[str], Float[np.ndarray, "bin k"]]
+) -> Float[np.ndarray, "condition inside k"]:
     """Return averages over the trials of several parts; NaN where a part has too few that last as long."""
-    assert view.conditions is not None
-    found = [condition_means(view, view.evaluation.latents(part), part)[0] for part in parts]
+    found = [condition_means(view, values(part), part)[0] for part in parts]
     weights = [_trials(view, [part])[:, None, None] for part in parts]
     bins = min(means.shape[1] for means in found)
     total = sum(np.where(w > 0, w * means[:, :bins], 0.0) for w, means in zip(weights, found, strict=True))

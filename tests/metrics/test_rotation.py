@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_and_axes_of_the_latents_do_not_matter():
     [
         (np.zeros((2, 40, 4)), "There are 2 conditions"),
         (np.zeros((5, 3, 4)), "There are 3 bins"),
-        (np.zeros((5, 40, 1)), "There are 1 latents"),
+        (np.zeros((5, 40, 1)), "There is 1 latent"),
         (np.full((5, 40, 4), np.nan), "not finite"),
         (np.ones((5, 40, 1)) * smooth_noise(np.random.default_rng(0), 1, 40, 4), "alike"),
         (np.arange(3.0)[:, None, None] * np.ones((3, 40, 4)), "independent courses"),

@@ -146,3 +146,26 @@ def test_pages_have_the_section(report):
 def test_pages_without_conditions_say_so(report):
     page = report(make_run([ring_session()]))
     assert "Not tested: rotation is looked for" in page
+
+
+def test_recorded_activity_is_tested_as_well():
+    turning, _ = said(session_of(1.8))
+    assert re.search(r"In the recorded activity, averaged alike, it is \d+ %, and .* \(p = 0\.0\d+\)\.", turning)
+    counts, _ = said(reach_session())
+    assert "In the recorded activity, averaged alike, smoothed by a Gaussian of 40 ms, it is" in counts
+    straight, _ = said(session_of(0.0))
+    p = re.search(r"when shuffled \(p = ([\d.]+)\)\.", straight)
+    assert p is not None
+    assert float(p[1]) > 0.05
+
+
+def test_units_that_were_not_recorded_are_left_out_of_the_activity():
+    session = session_of(1.8)
+    missing = torch.zeros(session.train.activity.shape, dtype=torch.bool)
+    missing[:, 3] = True
+    session = Session(
+        *(dataclasses.replace(part, missing=missing) for part in (session.train, session.validation, session.test))
+    )
+    found = averages(view_of(session))
+    assert isinstance(found, Averages)
+    assert found.activity.shape == (8, 40, 9)
