@@ -57,13 +57,13 @@ class LFADSConfig:
         None  # channels between units and encoders; null: none for one session, else as many as latents
     )
     forward_bins: int = 0  # last bins of each trial that the encoders never see: they are predicted
-    dropout: float = 0.05  # in the encoders and before the factors
-    coordinated_dropout: float = 0.3  # fraction of samples that the encoders miss; the readout learns from these alone
+    dropout: float = 0.2  # in the encoders and before the factors
+    coordinated_dropout: float = 0.4  # fraction of samples that the encoders miss; the readout learns from these alone
     kl_initial_condition: float = 1.0  # weight of the divergence of initial conditions from their prior
     kl_inputs: float = 1.0  # weight of the divergence of inferred inputs from their prior
     l2: float = 0.0  # weight of the mean square of recurrent weights of generator and controller
     ramp_steps: int = 500  # steps over which the three weights rise from 0
-    posterior_samples: int = 0  # draws averaged for latents and rates; 0: those at the posterior mean
+    posterior_samples: int = 8  # draws averaged for latents and rates; 0: those at the posterior mean
 
 
 class Posterior(NamedTuple):
@@ -384,6 +384,15 @@ register(
             kl_inputs=0.1,
             ramp_steps=100,
         ),
-        training=Training(max_steps=5000, batch_size=64, learning_rate=3e-3),
+        training=Training(
+            max_steps=3000,
+            batch_size=64,
+            learning_rate=1e-2,
+            gradient_clip=0.2,
+            decay=0.5,
+            decay_patience=3,
+            patience=12,
+            validate_every_steps=100,
+        ),
     )
 )
