@@ -49,7 +49,7 @@ class NeuralODEConfig:
     encoder_hidden: int = 64  # state of the recurrent encoder
     dropout: float = 0.2  # fraction of the samples that the encoder misses in training
     kl_ramp_steps: int = 500  # steps over which the KL term comes in
-    timescale_bins: float = 10.0  # unit of the field's time: the untrained latents decay by e within it at the latest
+    timescale_bins: float = 10.0  # unit of the field's time: untrained latents do not decay faster than by e within it
     solver: str = "rk4"  # euler, heun, rk4 (fixed steps) or adaptive (dopri5 of torchdiffeq)
     stride: int = 1  # bins in a fixed step, with interpolation between them; 1 where there are known inputs
     tolerance: float = 1e-5  # of the adaptive solver, relative and absolute
@@ -112,8 +112,11 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         for name, readout, noise in zip(units, start.readout.split(sizes), start.noise.split(sizes), strict=True):
             self._session(name).standardize(of(name))
             self._session(name).start(readout, noise)
-        identity = torch.eye(self.config.latents, dtype=start.dynamics.dtype, device=start.dynamics.device)
-        self.field.linear.copy_(self.config.timescale_bins * (start.dynamics - identity))
+        self.field.linear.copy_(
+            _contracting(
+                self.config.timescale_bins * (start.dynamics - torch.eye(len(start.dynamics)).to(start.dynamics))
+            )
+        )
 
     def loss(self, batch: Batch, step: int) -> Loss:
         """Return the negative evidence lower bound, in nats per bin with anything observed."""
@@ -180,6 +183,16 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         start = self.prior.sample(trials, generator).to(self.prior.mean)
         latents = self._solve(start, bins, self.layouts[session].bin_width_s, None)
         return latents, self._session(session).sample(latents, generator)
+
+
+def _contracting(slope: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent latent"]:
+    """Return the matrix with rotations as they are, and decay within bounds: any two trajectories approach each other.
+
+    Noise makes latents look short-lived; slower than one per unit of time, they keep what the encoder says of them for
+    long enough to learn from it, and steps of several bins stay stable.
+    """
+    values, vectors = torch.linalg.eigh((slope + slope.T) / 2)
+    return (vectors * values.clamp(-1.0, -0.02)) @ vectors.T + (slope - slope.T) / 2
 
 
 class _Session(nn.Module):
