@@ -66,7 +66,7 @@ class Dimensions(NamedTuple):
 
     latents: int  # the fewest whose error is within one standard error of the least
     candidates: tuple[int, ...]
-    errors: Float[np.ndarray, "fold candidate"]  # squared, of each unit from the others; 1: as good as its mean
+    errors: Float[np.ndarray, "fold candidate"]  # of units from the others, in their variance: 1 for their means
     log_likelihoods: Float[np.ndarray, "fold candidate"]  # nats per bin
 
 
@@ -119,13 +119,12 @@ def _fit(model: Candidate, batch: Batch) -> None:
 
 
 def _error(model: Candidate, train: Batch, test: Batch) -> float:
-    """Return the mean over units of the squared error relative to that of the unit's training mean."""
-    known, truth = model.modeled(train), model.modeled(test)
-    seen, shown = train.observed & train.valid[..., None], test.observed & test.valid[..., None]
-    mean = torch.where(seen, known, 0.0).sum((0, 1)) / seen.sum((0, 1)).clamp(min=1)
-    predicted = model.leave_unit_out(test)
-    wrong, total = (
-        torch.where(shown, (truth - value).square(), 0.0).sum((0, 1)) for value in (predicted, mean.expand_as(truth))
-    )
-    varies = total > 0
-    return float((wrong[varies] / total[varies]).mean()) if bool(varies.any()) else 1.0
+    """Return the squared error of units in units of their training variance, averaged over the units that vary."""
+    known, seen = model.modeled(train), train.observed & train.valid[..., None]
+    samples = seen.sum((0, 1)).clamp(min=1)
+    mean = torch.where(seen, known, 0.0).sum((0, 1)) / samples
+    variance = torch.where(seen, (known - mean).square(), 0.0).sum((0, 1)) / samples
+    shown = test.observed & test.valid[..., None]
+    error = torch.where(shown, (model.modeled(test) - model.leave_unit_out(test)).square(), 0.0).sum((0, 1))
+    varies = (variance > 0) & shown.any(0).any(0)
+    return float((error / shown.sum((0, 1)).clamp(min=1) / variance)[varies].mean()) if bool(varies.any()) else 1.0

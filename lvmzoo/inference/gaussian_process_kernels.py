@@ -34,6 +34,7 @@ __all__ = [
     "make_features",
     "merge",
     "spectral_features",
+    "spectrum",
     "unfold",
 ]
 
@@ -123,18 +124,31 @@ def _positions(bins: int, like: Tensor) -> Tensor:
     return torch.arange((bins + 1) // 2, dtype=like.dtype, device=like.device) + (0.5 if bins % 2 == 0 else 0.0)
 
 
+def spectrum(
+    timescale: float, bins: int, variance: float, like: Float[Tensor, "*any"]
+) -> tuple[Float[Tensor, " frequency"], Float[Tensor, " frequency"], Float[Tensor, " frequency"]]:
+    """Return the squared exponential on a circle: angular frequencies per bin, variances, and their relative slopes.
+
+    The kernel at a lag below ``bins`` is the sum over frequencies w of variance times cos(w lag), to ``TOLERANCE``; the
+    slopes are by the log timescale. The first frequency is zero.
+    """
+    circle = bins + REACH * timescale
+    index = torch.arange(_frequencies(timescale, bins), dtype=like.dtype, device=like.device)
+    w = (2 * math.pi / circle) * index
+    squared = (w * timescale).square()
+    power = (2 * variance * math.sqrt(2 * math.pi) * timescale / circle) * torch.exp(-0.5 * squared)
+    power[0] *= 0.5
+    return w, power, 1 - squared
+
+
 def spectral_features(timescales: Float[Tensor, " latent"], bins: int, variance: float) -> tuple[Part, ...]:
     """Return cosines (even) and sines (odd) around the middle of the trial, scaled by the spectrum of the kernel."""
     u = _positions(bins, timescales)
     columns: tuple[list[Tensor], list[Tensor]] = ([], [])
     slopes: tuple[list[Tensor], list[Tensor]] = ([], [])
     for tau in timescales.tolist():
-        circle = bins + REACH * tau
-        w = (2 * math.pi / circle) * torch.arange(_frequencies(tau, bins), dtype=u.dtype, device=u.device)
-        power = (2 * variance * math.sqrt(2 * math.pi) * tau / circle) * torch.exp(-0.5 * (w * tau).square())
-        power[0] *= 0.5
+        w, power, slope = spectrum(tau, bins, variance, u)
         scale, angle = (2 * power).sqrt(), torch.outer(u, w)
-        slope = 1 - (w * tau).square()
         columns[0].append(torch.cos(angle) * scale)
         columns[1].append((torch.sin(angle) * scale)[bins % 2 :, 1:])
         slopes[0].append(slope)

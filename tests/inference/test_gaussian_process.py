@@ -165,7 +165,7 @@ def test_gradient_and_information(kernel: str, engine: str, case: str) -> None:
 
 
 def test_no_error_at_the_edges() -> None:
-    """G8: the variance of the first and last bins is that of the dense engine; on a circle they would be like others."""
+    """G8: the variance of the first and last bins is that of the dense engine; on a circle, that of the others."""
     bins = 60
     model = random_process("squared_exponential")
     valid = torch.ones(1, bins, dtype=torch.bool)

@@ -13,6 +13,7 @@ from lvmzoo.inference.gaussian_process_kernels import (
     make_features,
     merge,
     spectral_features,
+    spectrum,
     unfold,
 )
 from tests.inference.test_gaussian_process import KERNELS as TEXTBOOK
@@ -58,3 +59,12 @@ def test_long_trials_need_few_features() -> None:
     found = sum(len(part.owner) for part in parts)
     assert found == feature_count(timescales.tolist(), 1000)
     assert found < 0.1 * 2 * 1000
+
+
+def test_spectrum_gives_the_kernel_at_any_lag() -> None:
+    """Also between bins, as delays need it."""
+    lags = torch.linspace(0, 30, 61, dtype=torch.float64)
+    for tau in (1.5, 12.0):
+        w, variance, _ = spectrum(tau, 31, 0.7, lags)
+        found = (variance * torch.cos(lags[:, None] * w)).sum(1)
+        torch.testing.assert_close(found, 0.7 * torch.exp(-0.5 * (lags / tau) ** 2), rtol=0.0, atol=3e-10)

@@ -94,9 +94,8 @@ def frozen_model() -> tuple[GPFA, Batch]:
 def test_equals_elephant(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """G1, ragged: likelihoods, latents and their variances at fixed parameters."""
     model, data = frozen_model()
-    monkeypatch.setattr(
-        model, "_process", lambda units=slice(None), of=model._process: of(units)._replace(engine=engine)
-    )
+    process = model._process
+    monkeypatch.setattr(model, "_process", lambda *of: process(*of)._replace(engine=engine))
     found = model.log_likelihood(data).numpy()
     np.testing.assert_allclose(found, FROZEN["of_trials"], rtol=3e-10)
     assert float(found.sum()) == pytest.approx(FROZEN["log_likelihood"], rel=1e-10)
@@ -273,7 +272,6 @@ def test_rates_of_square_rooted_counts() -> None:
     counts = draw.poisson(2 * drive).astype(np.int16)
     data = batch(counts, counts=True)
     model = build(data, 2)
-    assert model.positive_rates
     fit(model, [data], 15)
     model.finish()
     rates = model.rates(data)
@@ -282,7 +280,6 @@ def test_rates_of_square_rooted_counts() -> None:
     _, drawn = model.sample("a", 4000, 5, seed=1)
     np.testing.assert_allclose(drawn.mean((0, 1)), model.rates(data.hide(range(15)))[0, 0], rtol=0.05)
     plain = build(data, 2, transform="none")
-    assert not plain.positive_rates
     torch.testing.assert_close(
         plain.rates(data), plain.processes(data) @ plain.readout.T + plain.offset, rtol=1e-12, atol=1e-12
     )
@@ -354,6 +351,18 @@ def test_dimension_by_cross_validation() -> None:
     assert (found.log_likelihoods[:, 2] > found.log_likelihoods[:, 0]).all()
     with pytest.raises(UserError, match="folds"):
         GPFA.select_dimension(rows(data, slice(0, 2)), [1], folds=3)
+
+
+def test_square_roots_are_of_counts_alone() -> None:
+    """A session of counts beside a continuous one: each is modeled in its own way."""
+    counts = batch(np.random.default_rng(0).poisson(2.0, (4, 10, 3)), "a", counts=True)
+    signal = batch(np.random.default_rng(1).normal(size=(4, 10, 3)), "b")
+    model = GPFA(GPFAConfig(latents=1), [counts.layout, signal.layout])
+    model.prepare([counts, signal])
+    torch.testing.assert_close(model.modeled(counts), counts.activity.double().sqrt())
+    torch.testing.assert_close(model.modeled(signal), signal.activity)
+    assert bool(torch.isfinite(torch.tensor(fit(model, [counts, signal], 3))).all())
+    assert bool(torch.isfinite(model.rates(signal)).all())
 
 
 def test_mistakes_are_named() -> None:

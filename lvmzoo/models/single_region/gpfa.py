@@ -51,6 +51,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     """Gaussian-process factor analysis: smooth latents, each with its own timescale, exact inference, EM."""
 
     passes = None
+    positive_rates = False  # squares of square roots are positive, but a Poisson readout of the latents predicts better
 
     timescales: Tensor  # of the latents, in bins
     readout: Tensor  # C, the units of all sessions one after the other
@@ -69,8 +70,6 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
             if getattr(config, name) not in allowed:
                 raise unknown(f"choice of model.{name}", getattr(config, name), allowed)
         self._counts = any(layout.observation is Observation.COUNTS for layout in layouts)
-        self._square_root = self._counts and config.transform == "sqrt"
-        self.positive_rates = self._square_root
         self.sessions: dict[str, slice] = {}
         units = 0
         for layout in layouts:
@@ -100,10 +99,12 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
                 f"It was built for: {', '.join(self.sessions)}.",
                 "Fit the model with this session among its data.",
             )
-        units = self.sessions[session]
-        return self._process(units)
+        return self._process(self.sessions[session], self._square_root(session))
 
-    def _process(self, units: slice = slice(None)) -> GaussianProcess:
+    def _square_root(self, session: str) -> bool:
+        return self.config.transform == "sqrt" and self.layouts[session].observation is Observation.COUNTS
+
+    def _process(self, units: slice = slice(None), square_root: bool = False) -> GaussianProcess:
         return GaussianProcess(
             self.timescales,
             self.readout[units],
@@ -111,7 +112,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
             self.noise[units],
             self.config.kernel,
             NUGGET if self.config.kernel == "squared_exponential" else 0.0,
-            self._square_root,
+            square_root,
         )
 
     @torch.no_grad()
@@ -128,7 +129,8 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
                 )
 
             number = units.stop - units.start
-            start = starting_process(of_session, number, self.config.latents, self._counts, self._square_root)
+            root = self._square_root(session)
+            start = starting_process(of_session, number, self.config.latents, self._counts, root)
             self.readout[units], self.offset[units], self.noise[units] = start.readout, start.offset, start.noise
             correlations.append(start.correlation)
             weights.append(float(number))
@@ -286,7 +288,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     def modeled(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
         """Return the activity as it is modeled: square roots of counts, or as it is."""
         activity = batch.activity.to(self.offset.dtype)
-        return activity.sqrt() if self._square_root else activity
+        return activity.sqrt() if self._square_root(batch.layout.session) else activity
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
