@@ -170,11 +170,47 @@ def test_independent_latents_are_recovered() -> None:
     np.testing.assert_allclose(model.dynamics.diagonal().sort(descending=True)[0], a, atol=0.02)
 
 
+@pytest.mark.parametrize("name", ["dynamics", "readout"])
+def test_given_values_can_be_kept(name: str) -> None:
+    """Those of the planted system, in any coordinates: the rest is soon as good as a fit of everything."""
+    true = world.rotations(4, 20, seed=0)
+    _, y = world.build(world.batch(torch.zeros(1, 2, 20)), 4, true).sample("a", 80, 60, seed=1)
+    data = world.batch(y)
+    T = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    given = T @ true.dynamics @ torch.linalg.inv(T) if name == "dynamics" else true.readout @ torch.linalg.inv(T)
+    model = world.build(data, 4, fixed=[name], given={name: given.tolist()})
+    trace = world.fit(model, [data], 15)
+    assert world.rises(trace)
+    model.finish()
+    assert torch.equal(getattr(model, name), given)
+    everything = world.fit(world.build(data, 4), [data], 40)[-1]
+    assert everything - 0.03 < trace[-1] < everything
+    assert everything - trace[0] < 3
+
+
+def test_given_values_must_fit() -> None:
+    data = data_of(random_model(2, 5, seed=1))
+    with pytest.raises(UserError, match=r"model.given.readout has the shape \(4, 2\)"):
+        world.fit(world.build(data, 2, given={"readout": [[1.0, 0.0]] * 4}), [data], 1)
+    with pytest.raises(UserError, match="not diagonal"):
+        world.fit(world.build(data, 2, dynamics="diagonal", given={"dynamics": [[0.9, 0.1], [0, 0.9]]}), [data], 1)
+
+
+def test_independent_latents_of_a_given_readout() -> None:
+    data = data_of(random_model(3, 10, seed=1))
+    given = random_model(3, 10, seed=1).readout
+    model = world.build(data, 3, dynamics="diagonal", fixed=["readout"], given={"readout": given.tolist()})
+    assert world.rises(world.fit(model, [data], 25))
+    assert torch.equal(model.readout, given)
+    assert torch.equal(model.dynamics, torch.diag(model.dynamics.diagonal()))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"dynamics": "diagnal"}, "Did you mean 'diagonal'"),
         ({"fixed": ["offset"]}, "model.fixed"),
+        ({"given": {"noise": [1.0]}}, "model.given"),
         ({"initialization": "pca"}, "subspace"),
     ],
 )

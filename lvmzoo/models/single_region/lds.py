@@ -25,6 +25,7 @@ from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.inference.canonical import canonical
 from lvmzoo.inference.emissions import CountEmissions, Emissions, GaussianEmissions
+from lvmzoo.inference.given_values import with_given
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.maximization import Constraints
@@ -54,6 +55,7 @@ class LDSConfig:
     emissions: str = "gaussian"  # gaussian; of counts also poisson or negative_binomial, at positive rates
     dynamics: str = "full"  # full, or diagonal: latents that decay independently of each other
     fixed: list[str] = field(default_factory=list)  # left at their starting values by EM: dynamics, readout
+    given: dict[str, Any] = field(default_factory=dict)  # starting values of dynamics or readout, row by row
     initialization: str = "subspace"  # of EM: subspace (identification) or factor_analysis
 
     def __post_init__(self) -> None:
@@ -68,6 +70,7 @@ class LDSConfig:
             ("emissions", [self.emissions], ("gaussian", "poisson", "negative_binomial")),
             ("dynamics", [self.dynamics], ("full", "diagonal")),
             ("fixed", self.fixed, ("dynamics", "readout")),
+            ("given", list(self.given), ("dynamics", "readout")),
             ("initialization", [self.initialization], ("subspace", "factor_analysis")),
         ):
             for choice in value:
@@ -196,7 +199,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
         units = {session: units.stop - units.start for session, units in self.sessions.items()}
         subspace, diagonal = self.config.initialization == "subspace", self._constraints.diagonal
         start = starting_values(of_session, units, self.config.latents, self._counts, subspace, diagonal)
-        self._set(self._emissions.start(start))
+        self._set(with_given(self._emissions.start(start), self.config.given, diagonal))
 
     @torch.no_grad()
     def statistics(self, batch: Batch) -> Any:
