@@ -181,6 +181,8 @@ def _job(composed: DictConfig) -> None:
         from lvmzoo.train import train
 
         name = experiment.name or f"job-{outcome['job']}-{experiment.model.name}"
+        outcome["model"] = experiment.model.name
+        began = time.perf_counter()
         finished = train(replace(experiment, output=str(folder), name=name))
     except Exception as error:
         code, lines = failure(error)
@@ -191,35 +193,25 @@ def _job(composed: DictConfig) -> None:
             raise SystemExit(code) from error  # ends the sweep: Hydra would go on after an Exception
     else:
         scores = [
-            {"metric": score.metric, "target": score.target, "session": score.session, "value": score.value}
+            {name: getattr(score, name) for name in ("metric", "target", "session", "value", "spread", "better")}
             for score in finished.scores
         ]
-        outcome |= {"code": 0, "error": [], "folder": str(finished.folder), "scores": scores}
+        seconds = round(time.perf_counter() - began, 3)
+        outcome |= {"code": 0, "error": [], "folder": str(finished.folder), "scores": scores, "seconds": seconds}
     path.write_text(json.dumps(outcome, indent=2))
 
 
 def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
-    console = console_of_width()
-    common = set.intersection(*(set(outcome["overrides"]) for outcome in outcomes)) if len(outcomes) > 1 else set()
-    own = {o["job"]: " ".join(word for word in o["overrides"] if word not in common) for o in outcomes}
-    table = Table(box=None, pad_edge=False)
-    for column in ("job", "overrides", "scores", "run folder"):
-        table.add_column(column, overflow="fold")
-    for outcome in outcomes:
-        scores = outcome.get("scores", [])
-        shown = ", ".join(f"{s['metric']} {s['target']} {s['value']:.3g}".replace("  ", " ") for s in scores[:3])
-        table.add_row(
-            str(outcome["job"]),
-            escape(own[outcome["job"]]),
-            "[red]failed[/red]" if outcome["code"] else escape(shown),
-            escape(outcome.get("folder", "")),
-        )
-    console.print(table)
+    from lvmzoo import sweep_table
+
+    sweep_table.write(folder, outcomes)
+    console_of_width().print(sweep_table.show(outcomes))
     failed = [outcome for outcome in outcomes if outcome["code"]]
     for outcome in failed:
         first = outcome["error"][0].removeprefix("Error: ")
-        print(f"Job {outcome['job']} ({own[outcome['job']]}) failed: {first}", file=sys.stderr)
+        print(f"Job {outcome['job']} ({' '.join(outcome['overrides'])}) failed: {first}", file=sys.stderr)
     print(f"Sweep: {folder}, {len(outcomes) - len(failed)} of {len(outcomes)} runs done")
+    print(f"Table: {folder / 'table.md'}")
 
 
 def _first_values(overrides: Sequence[str]) -> list[str]:

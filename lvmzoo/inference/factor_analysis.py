@@ -70,7 +70,7 @@ def posterior(
     mean = (covariance @ drive[..., None])[..., 0] if not alike else drive @ covariance[0]
     log_determinant = 2 * root.diagonal(dim1=1, dim2=2).log().sum(1) + shown @ factors.noise.log()
     squared = (residual.square() / factors.noise).sum(1) - (drive * mean).sum(1)
-    nats = -0.5 * (seen.sum(1) * math.log(2 * math.pi) + log_determinant + squared)
+    nats = -0.5 * (seen.sum(1).to(residual) * math.log(2 * math.pi) + log_determinant + squared)
     return mean, covariance, nats
 
 

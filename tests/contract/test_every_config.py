@@ -23,6 +23,9 @@ CONFIGS += [SplitConfig, TrainerConfig]
 
 FILES_OF = {  # the recording that an experiment is made for; "": a simulated one
     "head_direction": "mouse_head_direction.nwb",
+    "head_direction_family": "mouse_head_direction.nwb",
+    "lorenz": "",
+    "reach_family": "m1_reach_100ms.npz",
     "reach_lds": "",
     "v1v2": "v1v2_residuals.npz",
 }
@@ -85,6 +88,19 @@ def test_every_experiment_runs(name: str, request: pytest.FixtureRequest, tmp_pa
     assert run.scores
     assert run.folder is not None
     assert (run.folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((config_folder() / "family").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_every_member_of_a_family_composes(path: Path) -> None:
+    """The settings of a model in a comparison, which its experiment sweeps over."""
+    name = path.parent.name
+    experiment = name if name == "lorenz" else f"{name}_family"
+    composed = compose([f"experiment={experiment}", f"family/{name}={path.stem}", "data.path=some.nwb"])
+    assert composed.model.name in ("lds" if path.stem == "poisson_lds" else path.stem)
+    swept = yaml.safe_load((config_folder() / "experiment" / f"{experiment}.yaml").read_text())["hydra"]["sweeper"]
+    assert path.stem in swept["params"][f"family/{name}"].split(",")
 
 
 def test_every_experiment_is_run() -> None:
