@@ -31,6 +31,7 @@ __all__ = [
     "GaussianProcess",
     "Sums",
     "cavity_means",
+    "draw",
     "expectations",
     "log_likelihood",
     "posterior_means",
@@ -232,6 +233,25 @@ def cavity_means(
                     found.append(torch.linalg.solve(S, left.T).T[..., None])
                 result[rows, : pattern.bins, unit] = posterior.join(found)[..., 0] + model.offset[unit]
     return result
+
+
+def draw(
+    model: GaussianProcess, trials: int, bins: int, seed: int
+) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
+    """Draw latents and activity of new trials: of its square root, where that is modeled."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(model.offset.device)
+
+    x = normal(trials, bins, len(model.timescales)) * model.nugget**0.5
+    if bins:
+        (part,) = Features(model)(bins, False)
+        weights = normal(trials, len(part.owner))
+        for latent, features in part.slices:
+            x[..., latent] += weights[:, features] @ part.values[:, features].T
+    noise = normal(trials, bins, len(model.offset)) * model.noise.sqrt()
+    return x, x @ model.readout.T + model.offset + noise
 
 
 def _spread(part: Part, latents: int) -> Float[Tensor, "feature latent_row"]:

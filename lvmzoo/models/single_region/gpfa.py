@@ -24,7 +24,7 @@ from lvmzoo.inference import gaussian_process, gaussian_process_state_space
 from lvmzoo.inference.gaussian_process import GaussianProcess, Sums
 from lvmzoo.inference.gaussian_process_dimension import Dimensions, choose_dimension
 from lvmzoo.inference.gaussian_process_fit import Fitting
-from lvmzoo.inference.gaussian_process_kernels import KERNELS, feature_count, make_features, merge
+from lvmzoo.inference.gaussian_process_kernels import KERNELS, feature_count
 from lvmzoo.inference.gaussian_process_start import Recorded, starting_process
 from lvmzoo.models.base import HasPosterior, Reconstructs, Samples, Scores, StatisticsModel
 from lvmzoo.registry import Entry, Family, Reference, Training, register
@@ -307,21 +307,9 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
 
         Activity is the square of what is drawn, not an integer, where square roots of counts are modeled.
         """
-        process, turn = self.process_of(session), self._orthonormal(session)[0]
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(self.offset.device)
-
-        x = normal(trials, bins, len(self.timescales)) * process.nugget**0.5
-        if bins:
-            part = merge(make_features(process.kernel, process.timescales, bins, 1 - process.nugget), bins)
-            weights = normal(trials, len(part.owner))
-            for latent, features in part.slices:
-                x[..., latent] += weights[:, features] @ part.values[:, features].T
-        activity = x @ process.readout.T + process.offset
-        activity += normal(trials, bins, len(process.offset)) * process.noise.sqrt()
-        return x @ turn.T, activity.square_() if process.square_root else activity
+        process = self.process_of(session)
+        x, activity = gaussian_process.draw(process, trials, bins, seed)
+        return x @ self._orthonormal(session)[0].T, activity.square_() if process.square_root else activity
 
 
 def _at_valid(values: Tensor, batch: Batch) -> Tensor:
