@@ -316,6 +316,8 @@ register(
             "chen2018neural",
         ),
         tiny=lambda layout: NeuralODEConfig(latents=2, hidden=16, encoder_hidden=16, kl_ramp_steps=20),
-        training=Training(max_steps=3000, batch_size=32, learning_rate=3e-3, gradient_clip=5.0),
+        training=Training(
+            max_steps=3000, batch_size=32, learning_rate=3e-3, gradient_clip=5.0, decay=0.5, decay_patience=4
+        ),
     )
 )
