@@ -230,6 +230,20 @@ def test_adversarial_input_stays_finite(name: str) -> None:
     assert bool(torch.isfinite(model.variance_explained("a")).all())
 
 
+def test_private_noise_has_a_floor() -> None:
+    """A unit that a latent explains perfectly keeps a hundredth of its variance, in EM and in the search."""
+    draw = np.random.default_rng(0)
+    activity = draw.normal(size=(10, 30, 6))
+    activity[..., 0] = np.sin(np.arange(30) / 5 + draw.uniform(0, 6, (10, 1)))
+    data = batch(activity)
+    model = build(data, 2)
+    for passes in (8, 20):
+        fit(model, [data], passes)
+        least = 0.01 * activity.var((0, 1))
+        assert bool((model.noise.numpy() >= least * (1 - 1e-9)).all())
+        assert float(model.noise[0]) == pytest.approx(least[0], rel=1e-6)
+
+
 def test_samples_that_are_missing_are_not_looked_at() -> None:
     """Parameters found with a tenth of the samples missing are near those found with all of them."""
     _, _, activity = simulate([4.0, 15.0], 30, 40, 20)
