@@ -15,7 +15,7 @@ phases and its mean over conditions; lost is what makes a rotation one: that whe
 says how it moves along another, in the same way for all conditions. Principal components are uncorrelated and shuffled
 ones are not, so that the shuffled trajectories are brought back to the covariance of the components by the smallest
 linear change that does so. Features of single courses and second moments are kept, as Elsayed and Cunningham 2017 ask,
-doi:10.1038/nn.4617. Of smooth noise, patterns of two phases, decays and straight paths, 2 to 8 % had p <= .05.
+doi:10.1038/nn.4617. Of smooth noise, patterns of two phases, decays and straight paths, 1 to 7 % had p <= .05.
 
 Other shuffles are not sound. Shuffled bins are not smooth, and smoothness itself then passes for dynamics. When the
 displacements from the first bin are dealt to other conditions, 97 % of smooth noise had p <= .05.

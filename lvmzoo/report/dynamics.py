@@ -23,10 +23,9 @@ from lvmzoo.report.eigenvalues import (
     frequency_hz,
     linearize,
     mode_table,
-    place_colors,
     timescale_s,
 )
-from lvmzoo.report.style import Picture, Table, picture
+from lvmzoo.report.style import CATEGORIES, INK, Picture, Table, picture
 from lvmzoo.report.text import duration, number
 from lvmzoo.report.trajectories import condition_means
 from lvmzoo.report.view import View
@@ -189,9 +188,9 @@ class Flow:
             arrowsize=0.75, zorder=1,
         )  # fmt: skip
         self._trajectories(axes)
-        for place, color in zip(self.near.places, place_colors(self.near), strict=True):
+        for place in self.near.places:
             if place.fixed:
-                self._mark(axes, place, color)
+                self._mark(axes, place)
         axes.set_xlim(self.middle[0] - self.half, self.middle[0] + self.half)
         axes.set_ylim(self.middle[1] - self.half, self.middle[1] + self.half)
         axes.set_aspect("equal", adjustable="box", anchor="W")
@@ -212,12 +211,12 @@ class Flow:
         alpha = 0.6
         for trial in shown:
             path = grid[trial, :_STRETCH_BINS]
-            axes.plot(*path.T, color="#24709c", linewidth=0.8, alpha=alpha, zorder=2)
-            axes.plot(*path[:1].T, "o", color="#24709c", markersize=2.5, alpha=alpha, zorder=2)
+            axes.plot(*path.T, color=CATEGORIES[0], linewidth=0.8, alpha=alpha, zorder=2)
+            axes.plot(*path[:1].T, "o", color=CATEGORIES[0], markersize=2.5, alpha=alpha, zorder=2)
 
-    def _mark(self, axes: Axes, place: Place, color: str) -> None:
+    def _mark(self, axes: Axes, place: Place) -> None:
         x, y = self.view.axes.project(place.point[None])[0, :2].tolist()
-        axes.scatter(x, y, marker=MARKERS[place.kind], s=70, color=color, edgecolor="white", linewidth=1.1, zorder=4)
+        axes.scatter(x, y, marker=MARKERS[place.kind], s=70, color=INK, edgecolor="white", linewidth=1.1, zorder=4)
         if place.name:
             axes.annotate(place.name, (x, y), xytext=(7, 4), textcoords="offset points", weight="bold", zorder=5)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["MARKERS", "Linearization", "Place", "eigenvalue_plane", "linearize", "mode_table", "place_colors"]
+__all__ = ["MARKERS", "Linearization", "Place", "eigenvalue_plane", "linearize", "mode_table"]
 
 MARKERS = {"stable": "o", "saddle": "X", "unstable": "D"}
 _STARTS = 48  # visited states from which fixed points are sought
@@ -144,20 +144,19 @@ def eigenvalue_plane(figure: Figure, found: Linearization, bin_width_s: float) -
     axes.plot(circle.real, circle.imag, color=INK, linewidth=0.9)
     axes.fill(circle.real, circle.imag, color="#f5f7f9", zorder=0)
     _grid(axes, box, bin_width_s)
-    for place, color in zip(found.places, place_colors(found), strict=True):
+    colors = CATEGORIES if len(found.places) > 1 else (PREDICTED,)
+    for order, place in enumerate(found.places):
         axes.scatter(
-            place.eigenvalues.real, place.eigenvalues.imag, s=34, color=color, edgecolor="white", linewidth=0.7,
+            place.eigenvalues.real, place.eigenvalues.imag, color=colors[order], edgecolor="white", linewidth=0.7,
+            s=34 + 40 * (len(found.places) - 1 - order),  # of points that coincide all are seen
             marker=MARKERS[place.kind], zorder=4, label=f"{place.name} ({place.kind})",
         )  # fmt: skip
     if len(found.places) > 1:
-        axes.legend(loc="lower left", title="fixed point")
+        axes.legend(
+            loc="upper right", title="fixed point", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9
+        )
     axes.set(xlim=box[:2], ylim=box[2:], xlabel="real part", ylabel="imaginary part")
     axes.set_aspect("equal", adjustable="box", anchor="W")
-
-
-def place_colors(found: Linearization) -> tuple[str, ...]:
-    """Return a color for each place."""
-    return (PREDICTED,) if len(found.places) == 1 else CATEGORIES[: len(found.places)]
 
 
 def _grid(axes: Axes, box: tuple[float, float, float, float], bin_width_s: float) -> None:
@@ -177,8 +176,8 @@ def _grid(axes: Axes, box: tuple[float, float, float, float], bin_width_s: float
         circle = radius * np.exp(1j * np.linspace(-np.pi, np.pi, 721))
         axes.plot(circle.real, circle.imag, color=HAIRLINE, linewidth=0.7, zorder=1)
         seen = [point for point in circle if inside(point) and point.imag <= 0]
-        if seen:
-            at = min(seen, key=lambda point: point.imag)
+        at = min(seen, key=lambda point: point.imag, default=complex(left))
+        if at.real > left + 0.5 * apart:
             _name(axes, at, f"{1000 * timescale:.4g} ms", below=True)
     last_angle = 0.0
     for frequency in _SERIES:

@@ -235,7 +235,7 @@ def _null(figure: Figure, turn: Rotation, column: str) -> None:
     axes.axvline(turn.r2, color=PREDICTED, linewidth=2, ymax=0.86)
     right = turn.r2 > 0.5 * edges[-1]
     axes.annotate(
-        "the data", (turn.r2, 0.93 * peak), xytext=(-5 if right else 5, 0), textcoords="offset points",
+        "the latents", (turn.r2, 0.93 * peak), xytext=(-5 if right else 5, 0), textcoords="offset points",
         ha="right" if right else "left", color=PREDICTED, weight="bold",
     )  # fmt: skip
     axes.set(xlim=(0, edges[-1]), ylim=(0, 1.25 * peak), xlabel="R² of one rotation", ylabel="shuffles")
