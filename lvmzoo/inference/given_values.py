@@ -69,10 +69,14 @@ def with_given(start: LinearGaussian, given: Mapping[str, Any], diagonal: bool) 
 def _matrix(name: str, given: Mapping[str, Any], expected: Tensor) -> Tensor | None:
     if name not in given:
         return None
-    values = torch.as_tensor(given[name], dtype=expected.dtype, device=expected.device)
-    if values.shape != expected.shape:
+    try:
+        values = torch.as_tensor(given[name], dtype=expected.dtype, device=expected.device)
+    except (TypeError, ValueError, RuntimeError):  # rows of unequal length, or no numbers
+        values = None
+    if values is None or values.shape != expected.shape:
+        shape = "is no matrix" if values is None else f"has the shape {tuple(values.shape)}"
         raise UserError(
-            f"model.given.{name} has the shape {tuple(values.shape)}.",
+            f"model.given.{name} {shape}.",
             f"The {name} of this model and these data are {tuple(expected.shape)}: rows and columns.",
             f"Give {expected.shape[0]} rows of {expected.shape[1]} numbers, or leave model.given.{name} out.",
         )

@@ -192,6 +192,8 @@ def test_given_values_must_fit() -> None:
     data = data_of(random_model(2, 5, seed=1))
     with pytest.raises(UserError, match=r"model.given.readout has the shape \(4, 2\)"):
         world.fit(world.build(data, 2, given={"readout": [[1.0, 0.0]] * 4}), [data], 1)
+    with pytest.raises(UserError, match="is no matrix"):
+        world.fit(world.build(data, 2, given={"dynamics": [[0.9, 0.1], [0.0]]}), [data], 1)
     with pytest.raises(UserError, match="not diagonal"):
         world.fit(world.build(data, 2, dynamics="diagonal", given={"dynamics": [[0.9, 0.1], [0, 0.9]]}), [data], 1)
 
