@@ -14,7 +14,7 @@ condition 5 and the second component's of condition 1. Every single course stays
 phases and its mean over conditions; lost is what makes a rotation one: that where a condition is along one component
 says how it moves along another, in the same way for all conditions. Principal components are uncorrelated and shuffled
 ones are not, so that the shuffled trajectories are brought back to the covariance of the components by the smallest
-linear change that does so. Features of single courses and second moments are kept, as Elsayed and Cunningham 2017 ask,
+linear change that does so. Second moments are kept, and single courses nearly, as Elsayed and Cunningham 2017 ask,
 doi:10.1038/nn.4617. Of smooth noise, patterns of two phases, decays and straight paths, 1 to 7 % had p <= .05.
 
 Other shuffles are not sound. Shuffled bins are not smooth, and smoothness itself then passes for dynamics. When the
@@ -22,6 +22,7 @@ displacements from the first bin are dealt to other conditions, 97 % of smooth n
 
 What the test cannot tell: a sequence in which all conditions run through the same directions passes for a rotation of
 part of a turn (Lebedev et al. 2019, doi:10.1038/s41598-019-54760-4), and so do dynamics that shear.
+Nor does it say that the conditions matter: averages of a few trials each, sorted by chance, turn if the trials do.
 """
 
 from __future__ import annotations
