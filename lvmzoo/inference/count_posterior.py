@@ -23,6 +23,7 @@ TOLERANCE = 1e-6  # last step of the posterior, in its own standard deviations
 STEPS = 100  # a trial needs about ten
 SLACK = 1e-12  # part of the bound that is rounding
 UNSOUND = 1e-8  # relative error at which a result is not believed
+NEAR = 0.3  # distance at which the search is where its linear rate tells
 CROWD = 0.75  # share of the trials still on their way at which the others are taken out
 
 
@@ -52,6 +53,32 @@ class _State(NamedTuple):
     target: Sites
 
 
+class _Pace(NamedTuple):
+    """How long the steps of each trial are.
+
+    Steps are halved where the bound would fall. Near the optimum, a whole step leaves a share of the distance, mostly
+    on the other side of it: larger covariances ask for sharper evidence, which makes them smaller. Every other step is
+    therefore as short as would have met the optimum.
+    """
+
+    limit: Tensor
+    length_before: Tensor
+    distance: Tensor  # to where the sites would go, at the step before
+    overshoot: Tensor
+
+    def length(self, turn: int) -> Float[Tensor, " trial"]:
+        """Return the lengths of the next steps."""
+        return self.limit / (1 + self.overshoot) if turn % 2 else self.limit
+
+    def after(self, length: Tensor, distance: Tensor, better: Tensor) -> _Pace:
+        """Return the pace after steps of these lengths, which began at these distances."""
+        share = (distance / self.distance.clamp(min=1e-300)).clamp(max=1.0)
+        measured = (self.length_before == 1) & (self.distance > 0) & (distance < NEAR)
+        overshoot = torch.where(measured, share, self.overshoot)
+        limit = torch.where(better, (2 * self.limit).clamp(max=1.0), self.limit / 2)
+        return _Pace(limit, length, distance, torch.where(better, overshoot, 0.0))
+
+
 def best_sites(chain: Chain, parts: Emission, counts: Counts) -> Sites:
     """Return the sites of the best posterior of each trial."""
     bins, trials = counts.counts.shape[:2]
@@ -60,19 +87,20 @@ def best_sites(chain: Chain, parts: Emission, counts: Counts) -> Sites:
     going = torch.arange(trials, device=start.shift.device)
     done = torch.zeros_like(going, dtype=torch.bool)
     state = _evaluate(chain, parts, counts, start)
-    rate = state.value.new_ones(trials)
-    for _ in range(STEPS):
-        step = rate[:, None]
+    pace = _Pace(*state.value.new_ones(2, trials), *state.value.new_zeros(2, trials))
+    for turn in range(STEPS):
+        length = pace.length(turn)
+        step = length[:, None]
         moved = Sites(
             torch.lerp(state.sites.precision, state.target.precision, step[..., None]),
             torch.lerp(state.sites.shift, state.target.shift, step),
         )
         new = _evaluate(chain, parts, counts, moved)
         better = new.value >= state.value - SLACK * (1 + state.value.abs()).nan_to_num(posinf=0.0)
-        near = _distance(new, state) <= TOLERANCE * rate
-        rate = torch.where(better, (2 * rate).clamp(max=1.0), rate / 2)
+        left_over = _distance(new, state) / length
+        pace = pace.after(length, left_over, better)
         state = new if bool(better.all()) else _choose(better, new, state)
-        finished = near & ~done
+        finished = (left_over <= TOLERANCE) & ~done
         if bool(finished.any()):
             result.precision[:, going[finished]] = state.sites.precision[:, finished]
             result.shift[:, going[finished]] = state.sites.shift[:, finished]
@@ -82,7 +110,7 @@ def best_sites(chain: Chain, parts: Emission, counts: Counts) -> Sites:
                 return result
             if int(left.sum()) <= CROWD * len(left):
                 kept = left.nonzero()[:, 0]
-                going, rate, done = going[kept], rate[kept], done[kept]
+                going, pace, done = going[kept], _Pace(*(values[kept] for values in pace)), done[kept]
                 state, counts, chain = _select(state, kept), counts.of(kept), _trials(chain, kept)
     result.precision[:, going[~done]] = state.sites.precision[:, ~done]
     result.shift[:, going[~done]] = state.sites.shift[:, ~done]
