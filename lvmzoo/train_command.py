@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -158,8 +159,11 @@ def _sweep(arguments: Sequence[str], options: argparse.Namespace) -> int:
     return next((outcome["code"] for outcome in outcomes if outcome["code"] != 0), 0)
 
 
-def _job(composed: DictConfig) -> None:
-    """Run one job of a sweep, in whatever process the launcher puts it."""
+def _job(composed: DictConfig) -> float:
+    """Run one job of a sweep, in whatever process the launcher puts it; return what a search minimizes.
+
+    That is the lowest validation loss, or minus the highest held-out log-likelihood; NaN without either.
+    """
     settings = HydraConfig.get()
     folder = Path(settings.sweep.dir)
     outcome: dict[str, Any] = {
@@ -168,6 +172,7 @@ def _job(composed: DictConfig) -> None:
         "code": 1,
         "error": ["did not finish"],
     }
+    objective = math.nan
     path = folder / f"job-{outcome['job']}.json"
     path.write_text(json.dumps(outcome))
     try:
@@ -197,8 +202,12 @@ def _job(composed: DictConfig) -> None:
             for score in finished.scores
         ]
         seconds = round(time.perf_counter() - began, 3)
+        for column, sign in (("validation/loss", 1.0), ("validation/log_likelihood_per_bin", -1.0)):
+            if column in finished.history:
+                objective = float((sign * finished.history[column]).min())
         outcome |= {"code": 0, "error": [], "folder": str(finished.folder), "scores": scores, "seconds": seconds}
     path.write_text(json.dumps(outcome, indent=2))
+    return objective
 
 
 def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
