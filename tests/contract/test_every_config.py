@@ -24,6 +24,7 @@ CONFIGS += [SplitConfig, TrainerConfig]
 FILES_OF = {  # the recording that an experiment is made for; "": a simulated one
     "head_direction": "mouse_head_direction.nwb",
     "head_direction_family": "mouse_head_direction.nwb",
+    "lfads_search": "",
     "lorenz": "",
     "reach_family": "m1_reach_100ms.npz",
     "reach_lds": "",
