@@ -291,6 +291,8 @@ def test_sessions_share_the_field() -> None:
     stranger = replace(batches[0], layout=replace(layouts[0], session="c"))
     with pytest.raises(UserError, match="built for: a, b"):
         model.latents(stranger)
+    with pytest.raises(UserError, match="built for: a, b"):
+        model.sample("c", 2, 5, seed=0)
 
 
 def test_held_out_units_never_enter_the_encoder() -> None:
@@ -301,7 +303,7 @@ def test_held_out_units_never_enter_the_encoder() -> None:
     other[..., [1, 4]] += 9
     assert torch.equal(model.latents(batch), model.latents(replace(batch, activity=other)))
     grown = model.loss(replace(batch, activity=other), 0).total
-    assert float(grown) != float(model.loss(batch, 0).total)  # but they are learned from
+    assert grown.item() != model.loss(batch, 0).total.item()  # but they are learned from
 
 
 @pytest.mark.parametrize(

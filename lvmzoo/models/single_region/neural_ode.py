@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.errors import UserError, unknown
@@ -29,9 +28,9 @@ from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.ode import METHODS, solve, solve_adaptive
 from lvmzoo.inference.starting import starting_values
 from lvmzoo.models.base import GradientModel, HasDynamics, Loss, Reconstructs, Samples
-from lvmzoo.parts.likelihoods import UnitMoments, choose_likelihood
+from lvmzoo.parts.affine_session import AffineSession
+from lvmzoo.parts.likelihoods import choose_likelihood
 from lvmzoo.parts.priors import NormalPrior
-from lvmzoo.parts.readouts import Readout
 from lvmzoo.parts.reverse_encoder import ReverseEncoder
 from lvmzoo.parts.vector_fields import TanhField
 from lvmzoo.registry import Entry, Family, Reference, Training, register
@@ -70,7 +69,9 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         inputs = sum(layouts[0].inputs.values())
         self.sessions = nn.ModuleDict()
         for index, layout in enumerate(layouts):
-            self.sessions[str(index)] = _Session(layout, config)
+            self.sessions[str(index)] = AffineSession(
+                layout, choose_likelihood(config.likelihood, layout.observation), config.latents
+            )
         self._index = {layout.session: str(index) for index, layout in enumerate(layouts)}
         self.encoder = ReverseEncoder(config.latents + 1 + inputs, config.encoder_hidden)
         self.posterior = nn.Linear(config.encoder_hidden, 2 * config.latents)
@@ -84,7 +85,7 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         """Whether every session's likelihood has positive means."""
         return all(self._session(name).readout.likelihood.positive for name in self.layouts)
 
-    def _session(self, name: str) -> _Session:
+    def _session(self, name: str) -> AffineSession:
         if name not in self._index:
             raise UserError(
                 f"The model has no readout for session '{name}'.",
@@ -92,7 +93,7 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
                 "Fit the model with this session among its data.",
             )
         session = self.sessions[self._index[name]]
-        assert isinstance(session, _Session)
+        assert isinstance(session, AffineSession)
         return session
 
     @torch.no_grad()
@@ -130,7 +131,9 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         ramp = min(1.0, (step + 1) / max(self.config.kl_ramp_steps, 1))
         return Loss({"reconstruction": losses / bins.clamp(min=1), "kl": ramp * kl / bins.clamp(min=1)}, bins)
 
-    def _encode(self, batch: Batch, session: _Session, seen: Bool[Tensor, "trial bin unit"]) -> tuple[Tensor, Tensor]:
+    def _encode(
+        self, batch: Batch, session: AffineSession, seen: Bool[Tensor, "trial bin unit"]
+    ) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the initial latents."""
         features, shown = session.read_in(batch.activity, seen, self.config.dropout if self.training else 0.0)
         inputs = self._inputs(batch)
@@ -179,10 +182,11 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         self, session: str, trials: int, bins: int, seed: int
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
         """Draw latents and activity of new trials from the prior, where known inputs are zero."""
+        emit = self._session(session).sample
         generator = torch.Generator().manual_seed(seed)
         start = self.prior.sample(trials, generator).to(self.prior.mean)
         latents = self._solve(start, bins, self.layouts[session].bin_width_s, None)
-        return latents, self._session(session).sample(latents, generator)
+        return latents, emit(latents, generator)
 
 
 def _contracting(slope: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent latent"]:
@@ -193,84 +197,6 @@ def _contracting(slope: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent
     """
     values, vectors = torch.linalg.eigh((slope + slope.T) / 2)
     return (vectors * values.clamp(-1.0, -0.02)) @ vectors.T + (slope - slope.T) / 2
-
-
-class _Session(nn.Module):
-    """What belongs to one session: its units' scaling, the way into the encoder, and the readout."""
-
-    shift: Tensor
-    scale: Tensor
-    mean: Tensor
-    deviation: Tensor
-    held_in: Tensor
-
-    def __init__(self, layout: Layout, config: NeuralODEConfig) -> None:
-        super().__init__()
-        likelihood = choose_likelihood(config.likelihood, layout.observation)
-        self.counts = likelihood.name == "poisson"
-        units = layout.n_units
-        self.register_buffer("held_in", torch.tensor(layout.held_in, dtype=torch.int64), persistent=False)
-        for name, value in (("shift", 0.0), ("scale", 1.0), ("mean", 0.0), ("deviation", 1.0)):
-            self.register_buffer(name, torch.full((units,), value))  # shift and scale: of the likelihood's activity
-        self.into = nn.Linear(len(layout.held_in), config.latents)
-        self.readout = Readout(config.latents, units, likelihood)
-        nn.init.zeros_(self.into.bias)
-
-    def standardize(self, batches: Iterable[Batch]) -> None:
-        """Find the units' means and scales, and the readout of activity that does not vary."""
-        parts = [UnitMoments.of(batch.activity, batch.observed & batch.valid.unsqueeze(-1)) for batch in batches]
-        moments = UnitMoments(*(sum(leaf, start=torch.zeros_like(leaf[0])) for leaf in zip(*parts, strict=True)))
-        likelihood = self.readout.likelihood
-        shift, scale = likelihood.scaling(moments)
-        deviation = moments.variance.sqrt()
-        deviation = torch.where(deviation > 0, deviation, 1.0)
-        parameters = likelihood.start(moments)
-        for buffer, value in ((self.shift, shift), (self.scale, scale), (self.mean, moments.mean)):
-            buffer.copy_(value)
-        self.deviation.copy_(deviation)
-        self.readout.offset.copy_(parameters[: likelihood.n_varying])
-        if self.readout.constants is not None:
-            self.readout.constants.copy_(parameters[likelihood.n_varying :])
-
-    def start(self, readout: Float[Tensor, "unit latent"], noise: Float[Tensor, " unit"]) -> None:
-        """Read in the posterior mean of factor analysis, and read out its loadings."""
-        C, r = readout[self.held_in], noise[self.held_in]
-        weights = C / r[:, None]
-        identity = torch.eye(C.shape[1], dtype=C.dtype, device=C.device)
-        project = torch.linalg.solve(identity + C.T @ weights, weights.T)
-        self.into.weight.copy_(project * self.deviation[self.held_in])
-        # Counts: to first order exp(d + c z) is mean + mean c z.
-        unit = self.mean.clamp(min=1e-3) if self.counts else self.scale
-        self.readout.weight[0].copy_((readout / unit[:, None]).clamp(-1, 1))
-
-    def read_in(
-        self, activity: Tensor, seen: Bool[Tensor, "trial bin unit"], dropout: float
-    ) -> tuple[Float[Tensor, "trial bin channel"], Bool[Tensor, "trial bin"]]:
-        """Return what the encoder sees of each bin, and of which bins it sees anything."""
-        seen = seen[..., self.held_in]
-        standardized = (activity[..., self.held_in].to(self.mean.dtype) - self.mean[self.held_in]) / self.deviation[
-            self.held_in
-        ]
-        standardized = functional.dropout(torch.where(seen, standardized, 0.0), dropout, training=dropout > 0)
-        share = seen.to(standardized.dtype).mean(-1, keepdim=True)
-        return torch.cat([self.into(standardized), share], -1), seen.any(-1)
-
-    def loss(
-        self, latents: Float[Tensor, "trial bin latent"], activity: Tensor, seen: Bool[Tensor, "trial bin unit"]
-    ) -> Float[Tensor, ""]:
-        """Return the negative log-likelihood of what was seen, in nats, up to a constant."""
-        likelihood = self.readout.likelihood
-        standardized = (torch.where(seen, activity.to(self.mean.dtype), self.shift) - self.shift) / self.scale
-        return torch.where(seen, likelihood.loss(self.readout(latents), standardized), 0.0).sum()
-
-    def rates(self, latents: Float[Tensor, "trial bin latent"]) -> Float[Tensor, "trial bin unit"]:
-        """Return the expected activity."""
-        return self.readout.likelihood.mean(self.readout(latents)) * self.scale + self.shift
-
-    def sample(self, latents: Float[Tensor, "trial bin latent"], generator: torch.Generator) -> Tensor:
-        """Draw activity."""
-        drawn = self.readout.likelihood.sample(self.readout(latents), generator).to(self.scale)
-        return drawn * self.scale + self.shift
 
 
 def _check(config: NeuralODEConfig, layouts: Sequence[Layout]) -> None:
