@@ -57,8 +57,8 @@ class LFADSConfig:
         None  # channels between units and encoders; null: none for one session, else as many as latents
     )
     forward_bins: int = 0  # last bins of each trial that the encoders never see: they are predicted
-    dropout: float = 0.2  # in the encoders and before the factors
-    coordinated_dropout: float = 0.4  # fraction of samples that the encoders miss; the readout learns from these alone
+    dropout: float = 0.05  # in the encoders and before the factors
+    coordinated_dropout: float = 0.3  # fraction of samples that the encoders miss; the readout learns from these alone
     kl_initial_condition: float = 1.0  # weight of the divergence of initial conditions from their prior
     kl_inputs: float = 1.0  # weight of the divergence of inferred inputs from their prior
     l2: float = 0.0  # weight of the mean square of recurrent weights of generator and controller
@@ -84,6 +84,8 @@ class Path(NamedTuple):
 
 class LFADS(GradientModel, Reconstructs, Samples):
     """Recurrent network that generates each trial from an inferred initial condition and inputs (LFADS)."""
+
+    uses_inputs = True
 
     def __init__(self, config: LFADSConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
