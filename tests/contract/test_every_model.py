@@ -338,6 +338,19 @@ def test_finds_what_was_planted(run: Run, session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_known_inputs_are_used_or_said_not_to_be(name: str) -> None:
+    plan = experiment(name, **({"max_epochs": 2} if name in STATISTICS else {"max_steps": 20}))
+    data = dataclasses.replace(world.DATA, inputs=["side"])
+    run = train(dataclasses.replace(plan, data=data), [world.recording()], write=False)
+    assert run.sessions is not None
+    batch = run.sessions[0].test.batch().without_behavior()
+    other = dataclasses.replace(batch, inputs={"side": 1 - batch.inputs["side"]})
+    used = not torch.equal(outputs(run.model, batch)["latents"], outputs(run.model, other)["latents"])
+    assert used == run.model.uses_inputs
+    assert used != any("has no known inputs" in note for note in run.sessions[0].notes)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_module_cites_its_paper(name: str) -> None:
     entry = registry.get(name)
     assert entry.reference.doi in (sys.modules[entry.model.__module__].__doc__ or "")

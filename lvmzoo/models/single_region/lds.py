@@ -89,6 +89,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     """Linear dynamical system: smooth latents with linear dynamics, Gaussian or count activity, EM."""
 
     passes = None
+    uses_inputs = True
 
     dynamics: Tensor  # A
     dynamics_noise: Tensor  # Q
