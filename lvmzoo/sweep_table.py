@@ -29,8 +29,9 @@ SHOWN = (
     "variance_explained",
     "behavior_r2",
     "behavior_error",
+    "behavior_error_knn",
+    "behavior_accuracy",
 )
-SHOWN += ("behavior_error_knn", "behavior_accuracy")
 
 
 @dataclass
@@ -112,19 +113,19 @@ def write(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         pairs = [row.values.get(key, ("", None)) for key in metrics]
         cells = [cell for value, spread in pairs for cell in (value, "" if spread is None else spread)]
-        seconds = "" if math.isnan(row.seconds) else round(row.seconds, 3)
+        seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.3f}"
         writer.writerow([row.name, *cells, seconds, " ".join(map(str, row.jobs)), row.failed])
     write_text(folder / "table.csv", stream.getvalue())
     shown = _columns(metrics)
     lines = [[heading, *shown, "s"], ["---"] * (len(shown) + 2)]
     for row in rows:
-        cells = [_number(row.values.get(key)) for key in shown]
-        cells = [
-            f"**{cell}**" if winners.get(key) == row.name else cell for key, cell in zip(shown, cells, strict=True)
+        texts = [_number(row.values.get(key)) for key in shown]
+        texts = [
+            f"**{cell}**" if winners.get(key) == row.name else cell for key, cell in zip(shown, texts, strict=True)
         ]
         if row.failed:
-            cells = [f"failed: {row.failed}", *[""] * (len(shown) - 1)] if shown else []
-        lines.append([row.name, *cells, "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"])
+            texts = [f"failed: {row.failed}", *[""] * (len(shown) - 1)] if shown else []
+        lines.append([row.name, *texts, "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"])
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     write_text(folder / "table.md", text + "\n")
 

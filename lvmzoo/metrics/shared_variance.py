@@ -28,7 +28,7 @@ class SharedVarianceOfUnits:
         found = cast("HasSharedVariance", evaluation.model).shared_variance
         used = torch.isfinite(found.share)
         folds = int(used.sum())
-        if folds < 2 or not float(found.latents) > 0:
+        if folds < 2 or not float(found.latents) > 0 or not len(evaluation.bins("test")):  # nothing is evaluated
             return []
         predicted = float(found.predicted[used].mean())
         note = f"{int(found.latents)} latents by cross-validation; R2 of a unit from the others {predicted:.3f}"
