@@ -149,11 +149,11 @@ def test_planted_parameters_are_found(emissions: str) -> None:
 
 def test_known_inputs_are_recovered() -> None:
     true = planted(units=30, base=-0.5, channels=2)
-    inputs = torch.from_numpy(np.random.default_rng(3).normal(size=(80, 50, 2)))
-    _, counts = simulate(true, 80, 50, "poisson", inputs)
+    inputs = torch.from_numpy(np.random.default_rng(3).normal(size=(60, 40, 2)))
+    _, counts = simulate(true, 60, 40, "poisson", inputs)
     data = batch(counts, inputs=inputs)
     model = build("poisson", [data.layout], latents=4)
-    objective = fit(model, [data], 15)
+    objective = fit(model, [data], 12)
     assert int((np.diff(objective) < -1e-9 * np.abs(objective[1:])).sum()) == 0
     assert true.feedthrough is not None
     assert true.drive is not None
@@ -271,7 +271,7 @@ def test_a_real_recording(shared_data: Path) -> None:
     test = list(range(0, len(lengths), 6))
     training, held_out = rows(whole, [i for i in range(len(lengths)) if i not in test]), rows(whole, test)
     model = build("poisson", [layout(174)], latents=8)
-    objective = fit(model, [training], 8)
+    objective = fit(model, [training], 4)
     assert (np.diff(objective) >= -1e-9 * np.abs(objective[1:])).all()
     y, seen = held_out.activity.double(), held_out.valid
     mean = training.activity.double()[training.valid].mean(0).clamp(min=1e-3)
