@@ -8,6 +8,7 @@ gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -66,20 +67,22 @@ class Fitting(nn.Module):
         _, rejected, accepted, searching = self.counts.tolist()
         return bool(searching) and ((rejected == 0 and accepted % STRETCH == 0) or self.search.exhausted)
 
-    def update(self, process: GaussianProcess, sums: Sums, counts: bool) -> tuple[GaussianProcess, Float[Tensor, ""]]:
+    def update(
+        self, process: GaussianProcess, sums: Sums, sessions: Iterable[tuple[slice, bool]]
+    ) -> tuple[GaussianProcess, Float[Tensor, ""]]:
         """Return the parameters to look at next, and the log-likelihood per bin of the best ones so far.
 
         Parameters
         ----------
         process : where the sums were taken; the units of all sessions.
         sums : over all data.
-        counts : the activity is spikes per bin, for the smallest private variances.
+        sessions : the units of each, and whether they are counts, for the smallest private variances.
         """
         if sums.bins == 0:
             return process, sums.log_likelihood
         value = float(sums.log_likelihood / sums.bins)
         if self.counts[0] == 0:
-            self.floor.copy_(smallest_noise(sums, counts))
+            self.floor.copy_(smallest_noise(sums, sessions))
         self.counts[0] += 1
         if self.counts[3]:
             return self._search(process, sums, value), self.best.clone()
@@ -170,10 +173,14 @@ class Fitting(nn.Module):
         )
 
 
-def smallest_noise(sums: Sums, counts: bool) -> Float[Tensor, " unit"]:
-    """Return the floor of the private variances, a share of the variance of the activity."""
+def smallest_noise(sums: Sums, sessions: Iterable[tuple[slice, bool]]) -> Float[Tensor, " unit"]:
+    """Return the floor of the private variances, a share of the variance of the activity.
+
+    ``sessions`` are the units of each, and whether they are counts: a session does not see the scale of another.
+    """
     samples = sums.readout[:, -1, -1].clamp(min=1)
-    return noise_floor(sums.squares / samples - (sums.activity[:, -1] / samples).square(), counts)
+    variance = sums.squares / samples - (sums.activity[:, -1] / samples).square()
+    return torch.cat([noise_floor(variance[units], counts) for units, counts in sessions])
 
 
 def solve_readout(

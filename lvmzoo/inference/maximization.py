@@ -24,7 +24,7 @@ __all__ = [
 
 NOISE_FLOOR = 1e-2  # of a unit's variance: below it a latent would serve that unit alone (Heywood 1931)
 COUNT_FLOOR = 5e-2  # of the mean variance of counts: a unit with two spikes in training may have five in a test
-SILENT_FLOOR = 1e-6  # of the mean variance of continuous activity, whose units may differ in scale
+SILENT_FLOOR = 1e-14  # of the mean variance of continuous activity, whose units may differ a millionfold in scale
 COVARIANCE_FLOOR = 1e-8  # of the mean variance of the latents
 COLLINEAR = 1e-11  # known inputs may repeat each other; a share of variance below it is rounding
 

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from lvmzoo.inference.gaussian_process import Sums, zero_sums
 from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
-from lvmzoo.inference.gaussian_process_fit import EM_PASSES, HALVINGS, Fitting, scoring_step
+from lvmzoo.inference.gaussian_process_fit import EM_PASSES, HALVINGS, Fitting, scoring_step, smallest_noise
 from lvmzoo.inference.gaussian_process_search import Search
 from tests.inference.test_gaussian_process import LATENTS, UNITS, random_process
+
+ONE = ((slice(None), False),)  # session, of continuous activity
 
 
 def rosenbrock(x: Tensor) -> Tensor:
@@ -95,19 +97,19 @@ def test_a_step_that_lowers_the_likelihood_is_halved_and_then_dropped() -> None:
     fitting, process = Fitting(UNITS, LATENTS), random_process("squared_exponential")
     fitting.begin(50, float("inf"))
     tested = process.timescales
-    after, objective = fitting.update(process, sums(-3.0), False)
+    after, objective = fitting.update(process, sums(-3.0), ONE)
     assert float(objective) == -3.0
     step = (after.timescales / tested).log()
     torch.testing.assert_close(step, torch.full_like(step, 0.1), rtol=2e-3, atol=0.0)
     torch.testing.assert_close(fitting.accepted(after).timescales, tested)
     for rejection in range(1, HALVINGS + 1):
         before = after
-        after, objective = fitting.update(after, sums(-4.0), False)
+        after, objective = fitting.update(after, sums(-4.0), ONE)
         assert float(objective) == -3.0
         share = 0.5**rejection if rejection < HALVINGS else 0.0
         torch.testing.assert_close(after.timescales, tested * (share * step).exp())
         assert torch.equal(after.readout, before.readout)
-    after, objective = fitting.update(after, sums(-2.5), False)
+    after, objective = fitting.update(after, sums(-2.5), ONE)
     assert float(objective) == -2.5
     assert not fitting.settled
 
@@ -117,7 +119,7 @@ def test_steps_are_bounded() -> None:
     fitting, process = Fitting(UNITS, LATENTS), random_process("squared_exponential")
     fitting.begin(50, 9.0)
     for k in range(EM_PASSES):
-        process, _ = fitting.update(process, sums(-10.0 + k, slope=1e6), False)
+        process, _ = fitting.update(process, sums(-10.0 + k, slope=1e6), ONE)
     assert float(process.timescales.max()) <= 9.0
 
 
@@ -125,11 +127,11 @@ def test_a_failed_search_leaves_the_best_parameters() -> None:
     fitting, process = Fitting(UNITS, LATENTS), random_process("squared_exponential")
     fitting.begin(50, float("inf"))
     for k in range(EM_PASSES):
-        process, _ = fitting.update(process, sums(-10.0 + 0.1 * k), False)
+        process, _ = fitting.update(process, sums(-10.0 + 0.1 * k), ONE)
     best = process
-    process, objective = fitting.update(process, sums(-1.0), False)
+    process, objective = fitting.update(process, sums(-1.0), ONE)
     for value in (-5.0, float("nan"), -2.0):
-        process, objective = fitting.update(process, sums(value), False)
+        process, objective = fitting.update(process, sums(value), ONE)
         assert float(objective) == -1.0
         assert not fitting.settled
     for name in ("timescales", "readout", "offset", "noise"):
@@ -140,14 +142,26 @@ def test_a_fit_goes_on_bit_for_bit() -> None:
     fitting, process = Fitting(UNITS, LATENTS), random_process("squared_exponential")
     fitting.begin(50, float("inf"))
     for k in range(EM_PASSES + 4):
-        process, _ = fitting.update(process, sums(-10.0 + 0.1 * k), False)
+        process, _ = fitting.update(process, sums(-10.0 + 0.1 * k), ONE)
     other = Fitting(UNITS, LATENTS)
     other.load_state_dict(copy.deepcopy(fitting.state_dict()))
     for value in (-4.0, -6.0, -3.9, -3.8):
-        one, two = fitting.update(process, sums(value), False), other.update(process, sums(value), False)
+        one, two = fitting.update(process, sums(value), ONE), other.update(process, sums(value), ONE)
         for a, b in zip((*one[0][:4], one[1]), (*two[0][:4], two[1]), strict=True):
             assert torch.equal(a, b)
         process = one[0]
+
+
+def test_floors_of_a_session_do_not_see_the_scale_of_another() -> None:
+    """Nor does a unit see a scale a million times its own; counts have a floor of their own."""
+    found = sums(0.0)
+    squares = torch.tensor([100.0, 1e-10, 1e14, 1e14, 0.0], dtype=torch.float64)
+    found = found._replace(squares=squares, activity=torch.zeros_like(found.activity))
+    floor = smallest_noise(found, ((slice(0, 2), False), (slice(2, 5), False)))
+    torch.testing.assert_close(floor[:4], torch.tensor([1e-2, 1e-14, 1e10, 1e10], dtype=torch.float64))
+    assert 0 < float(floor[4]) < 1e-11 * float(floor[3])
+    of_counts = smallest_noise(found, ((slice(0, 2), True), (slice(2, 5), False)))
+    torch.testing.assert_close(of_counts[:2], torch.full((2,), 0.025, dtype=torch.float64))
 
 
 def test_fewest_within_one_error() -> None:

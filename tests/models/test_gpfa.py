@@ -356,6 +356,37 @@ def test_sessions_share_timescales_and_have_their_own_units() -> None:
         model.latents(batch(activity[:2], "c"))
 
 
+def test_units_and_sessions_may_differ_in_scale() -> None:
+    """Continuous activity in other units of measure gives the same timescales, and the same of everything else."""
+    activity = simulate([4.0, 14.0], 20, 30, 12)[2]
+
+    def fitted(of_unit: float, of_session: float) -> tuple[Tensor, Tensor]:
+        scale = np.ones(12)
+        scale[0] = of_unit
+        parts = [batch(activity[:10] * scale, "a"), batch(of_session * activity[10:], "b")]
+        model = GPFA(GPFAConfig(latents=2), [part.layout for part in parts])
+        model.prepare(parts)
+        fit(model, parts, 18)
+        model.finish()
+        return model.timescales.sort()[0], model.rates(parts[0])[..., 1:]
+
+    plain, other = fitted(1.0, 1.0), fitted(1e5, 1e6)
+    for one, two in zip(plain, other, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+
+
+def test_units_have_no_order() -> None:
+    activity = simulate([4.0, 14.0], 10, 20, 8)[2]
+    turned = np.random.default_rng(0).permutation(8)
+    data, other = batch(activity), batch(activity[..., turned])
+    models = [build(data, 2), build(other, 2)]
+    for model, part in zip(models, (data, other), strict=True):
+        fit(model, [part], 18)
+        model.finish()
+    torch.testing.assert_close(models[0].latents(data), models[1].latents(other), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(models[0].rates(data)[..., turned], models[1].rates(other), rtol=1e-7, atol=1e-7)
+
+
 def test_dimension_by_cross_validation() -> None:
     data = batch(simulate([3.0, 6.0, 15.0], 24, 25, 20)[2])
     found = GPFA.select_dimension(data, [1, 2, 3, 4], folds=3)

@@ -25,7 +25,8 @@ from lvmzoo.inference.gaussian_process import GaussianProcess, Sums
 from lvmzoo.inference.gaussian_process_dimension import Dimensions, choose_dimension
 from lvmzoo.inference.gaussian_process_fit import Fitting
 from lvmzoo.inference.gaussian_process_kernels import KERNELS, feature_count
-from lvmzoo.inference.gaussian_process_start import Recorded, starting_process
+from lvmzoo.inference.lagged_moments import Recorded, lagged_moments
+from lvmzoo.inference.starting import starting_readout
 from lvmzoo.models.base import HasPosterior, Reconstructs, Samples, Scores, StatisticsModel
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
@@ -69,7 +70,6 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         for name, allowed in (("kernel", tuple(KERNELS)), ("transform", ("sqrt", "none"))):
             if getattr(config, name) not in allowed:
                 raise unknown(f"choice of model.{name}", getattr(config, name), allowed)
-        self._counts = any(layout.observation is Observation.COUNTS for layout in layouts)
         self.sessions: dict[str, slice] = {}
         units = 0
         for layout in layouts:
@@ -101,8 +101,11 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
             )
         return self._process(self.sessions[session], self._square_root(session))
 
+    def _is_counts(self, session: str) -> bool:
+        return self.layouts[session].observation is Observation.COUNTS
+
     def _square_root(self, session: str) -> bool:
-        return self.config.transform == "sqrt" and self.layouts[session].observation is Observation.COUNTS
+        return self.config.transform == "sqrt" and self._is_counts(session)
 
     def _process(self, units: slice = slice(None), square_root: bool = False) -> GaussianProcess:
         return GaussianProcess(
@@ -122,17 +125,17 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         for session, units in self.sessions.items():
 
             def of_session(session: str = session) -> Iterable[Recorded]:
-                return (
-                    (batch.activity, batch.valid, batch.observed)
-                    for batch in batches
-                    if batch.layout.session == session
-                )
+                root = self._square_root(session)
+                for batch in batches:
+                    if batch.layout.session == session:
+                        activity = self.modeled(batch) if root else batch.activity
+                        yield Recorded(activity, batch.valid, batch.observed, batch.trial_index)
 
             number = units.stop - units.start
-            root = self._square_root(session)
-            start = starting_process(of_session, number, self.config.latents, self._counts, root)
+            moments = lagged_moments(of_session, number, 2)
+            start = starting_readout(moments, self.config.latents, self._is_counts(session))
             self.readout[units], self.offset[units], self.noise[units] = start.readout, start.offset, start.noise
-            correlations.append(start.correlation)
+            correlations.append(start.dynamics.diagonal())
             weights.append(float(number))
         correlation = sum(w * c for w, c in zip(weights, correlations, strict=True)) / sum(weights)
         assert isinstance(correlation, Tensor)
@@ -159,7 +162,8 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     @torch.no_grad()
     def update(self, statistics: Sums) -> Float[Tensor, ""]:
         """Set the parameters to look at next; return nats per bin of the best so far, which never falls."""
-        process, objective = self.fitting.update(self._process(), statistics, self._counts)
+        sessions = [(units, self._is_counts(session)) for session, units in self.sessions.items()]
+        process, objective = self.fitting.update(self._process(), statistics, sessions)
         self._set(process)
         return objective
 
