@@ -389,7 +389,7 @@ register(
         training=Training(
             max_steps=3000,
             batch_size=64,
-            learning_rate=1e-2,
+            learning_rate=7e-3,
             gradient_clip=0.05,
             decay=0.7,
             decay_patience=2,
