@@ -20,10 +20,12 @@ from lvmzoo.inference import linear_gaussian
 from lvmzoo.inference.gaussian_process import GaussianProcess, Sums
 from lvmzoo.inference.gaussian_process_kernels import KERNELS
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
+from lvmzoo.inference.sampling import draw_trials
 
 __all__ = [
     "LONGEST_TIMESCALE",
     "cavity_means",
+    "draw",
     "expectations",
     "log_likelihood",
     "posterior_means",
@@ -186,6 +188,16 @@ def cavity_means(
         means = posterior_means(model, activity, valid, others)
         result[..., unit] = means @ model.readout[unit] + model.offset[unit]
     return result
+
+
+def draw(
+    model: GaussianProcess, trials: int, bins: int, seed: int
+) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
+    """Draw latents and activity of new trials: of its square root, where that is modeled."""
+    system = LinearGaussian._make(None if value is None else value.cpu() for value in state_space(model))
+    states, activity = draw_trials(system, trials, bins, torch.Generator().manual_seed(seed))
+    device = model.offset.device
+    return states[..., :: STATES[model.kernel]].to(device), activity.to(device)
 
 
 def _modeled(model: GaussianProcess, activity: Tensor) -> Tensor:

@@ -299,19 +299,20 @@ def test_rates_of_square_rooted_counts() -> None:
     )
 
 
-@pytest.mark.parametrize("kernel", ["squared_exponential", "matern52"])
-def test_samples_have_the_covariance_of_the_kernel(kernel: str) -> None:
+@pytest.mark.parametrize(("kernel", "bins"), [("squared_exponential", 12), ("matern52", 12), ("matern52", 120)])
+def test_samples_have_the_covariance_of_the_kernel(kernel: str, bins: int) -> None:
     data = batch(simulate([3.0, 9.0], 5, 20, 6)[2])
     model = build(data, 2, kernel=kernel)
     fit(model, [data], 3)
-    latents, activity = model.sample("a", 20_000, 12, seed=0)
+    latents, activity = model.sample("a", 20_000 if bins < 100 else 4000, bins, seed=0)
     processes = latents @ torch.linalg.inv(model._orthonormal("a")[0]).T
     lag = 4.0 / model.timescales
     if kernel == "squared_exponential":
         wanted = 0.999 * torch.exp(-0.5 * lag**2)
     else:
         wanted = (1 + 5**0.5 * lag + 5 / 3 * lag**2) * torch.exp(-(5**0.5) * lag)
-    torch.testing.assert_close((processes[:, 3] * processes[:, 7]).mean(0), wanted, rtol=0.0, atol=0.03)
+    found = (processes[:, :-4] * processes[:, 4:]).mean((0, 1))
+    torch.testing.assert_close(found, wanted, rtol=0.0, atol=0.03)
     spread = activity.flatten(0, 1).var(0)
     torch.testing.assert_close(spread, model.readout.square().sum(1) + model.noise, rtol=0.05, atol=0.0)
 
@@ -333,8 +334,12 @@ def test_matern_latents_of_a_long_trial() -> None:
 
 def test_too_long_for_the_squared_exponential() -> None:
     data = batch([np.random.default_rng(0).normal(size=(40_000, 3))])
-    with pytest.raises(UserError, match=r"matern52"):
-        build(data, 8).statistics(data)
+    model = build(data, 8)
+    for ask in (lambda: model.statistics(data), lambda: model.sample("a", 1, 40_000, seed=0)):
+        with pytest.raises(UserError, match=r"matern52"):
+            ask()
+    rough = build(data.bins(0, 200), 3, kernel="matern52")
+    assert rough.sample("a", 1, 40_000, seed=0)[1].shape == (1, 40_000, 3)
 
 
 def test_sessions_share_timescales_and_have_their_own_units() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.inference import gaussian_process, gaussian_process_state_space
+from lvmzoo.inference.factor_analysis import positive
 from lvmzoo.inference.gaussian_process import GaussianProcess, Sums
 from lvmzoo.inference.gaussian_process_dimension import Dimensions, choose_dimension
 from lvmzoo.inference.gaussian_process_fit import Fitting
@@ -147,7 +148,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     @torch.no_grad()
     def statistics(self, batch: Batch) -> Sums:
         """Return the expected sufficient statistics; units of other sessions hold zeros."""
-        sums = self._engine(batch).expectations(*self._given(batch))
+        sums = self._engine(batch.n_bins).expectations(*self._given(batch))
         if len(self.sessions) == 1:
             return sums
         units = self.sessions[batch.layout.session]
@@ -181,18 +182,16 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         """Take back a last step that was not tested; order the processes by the variance they explain."""
         self._set(self.fitting.accepted(self._process()))
         order = self.readout.square().sum(0).argsort(descending=True)
-        C = self.readout[:, order]
-        largest = C.gather(0, C.abs().argmax(0, keepdim=True))[0]
-        self.readout.copy_(C * torch.where(largest < 0, -1.0, 1.0).to(C))
+        self.readout.copy_(positive(self.readout[:, order]))
         self.timescales.copy_(self.timescales[order])
 
     def _given(self, batch: Batch) -> tuple[GaussianProcess, Tensor, Tensor, Tensor]:
         process = self.process_of(batch.layout.session)
         return process, batch.activity, batch.valid, batch.observed
 
-    def _engine(self, batch: Batch) -> ModuleType:
+    def _engine(self, bins: int) -> ModuleType:
         """Return what does the arithmetic for trials of this length; raises UserError where nothing can."""
-        squared, bins = self.config.kernel == "squared_exponential", batch.n_bins
+        squared = self.config.kernel == "squared_exponential"
         if not squared and bins > LONG_BINS:
             return gaussian_process_state_space
         largest = bins * self.config.latents
@@ -226,7 +225,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     @torch.no_grad()
     def processes(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the posterior mean of the Gaussian processes, one timescale each; see ``timescales_s``."""
-        return _at_valid(self._engine(batch).posterior_means(*self._given(batch)), batch)
+        return _at_valid(self._engine(batch.n_bins).posterior_means(*self._given(batch)), batch)
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -242,7 +241,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"]]:
         """Return the posterior mean and covariance of the orthonormalized latents."""
         turn, _ = self._orthonormal(batch.layout.session)
-        means, covariances = self._engine(batch).posterior_moments(*self._given(batch))
+        means, covariances = self._engine(batch.n_bins).posterior_moments(*self._given(batch))
         return _at_valid(means @ turn.T, batch), _at_valid(turn @ covariances @ turn.T, batch)
 
     @torch.no_grad()
@@ -254,9 +253,9 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         """
         process, *data = self._given(batch)
         if not process.square_root:
-            means = self._engine(batch).posterior_means(process, *data)
+            means = self._engine(batch.n_bins).posterior_means(process, *data)
             return _at_valid(means @ process.readout.T + process.offset, batch)
-        means, covariances = self._engine(batch).posterior_moments(process, *data)
+        means, covariances = self._engine(batch.n_bins).posterior_moments(process, *data)
         C = process.readout
         roots = means @ C.T + process.offset
         products = (C[:, :, None] * C[:, None, :]).flatten(1)
@@ -269,7 +268,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         How well it agrees with the activity tells how many latents the units share: unlike a reconstruction, it does
         not improve with ever more of them.
         """
-        return _at_valid(self._engine(batch).cavity_means(*self._given(batch)), batch)
+        return _at_valid(self._engine(batch.n_bins).cavity_means(*self._given(batch)), batch)
 
     @classmethod
     def select_dimension(
@@ -301,7 +300,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         It is a density of the square roots, where those are modeled: counts themselves have none under this model, so
         it compares with models of square-rooted counts only.
         """
-        return self._engine(batch).log_likelihood(*self._given(batch))
+        return self._engine(batch.n_bins).log_likelihood(*self._given(batch))
 
     @torch.no_grad()
     def sample(
@@ -312,7 +311,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         Activity is the square of what is drawn, not an integer, where square roots of counts are modeled.
         """
         process = self.process_of(session)
-        x, activity = gaussian_process.draw(process, trials, bins, seed)
+        x, activity = self._engine(bins).draw(process, trials, bins, seed)
         return x @ self._orthonormal(session)[0].T, activity.square_() if process.square_root else activity
 
 
