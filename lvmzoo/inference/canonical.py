@@ -13,6 +13,8 @@ from lvmzoo.inference.linear_gaussian import LinearGaussian
 
 __all__ = ["canonical", "canonical_coordinates"]
 
+LEAST = 1e-3  # norm of a column of the readout, per the largest, that is still brought to one
+
 
 def canonical(
     model: LinearGaussian, moment: Float[Tensor, "latent latent"], diagonal: bool
@@ -39,10 +41,11 @@ def canonical(
 def canonical_coordinates(
     readout: Float[Tensor, "unit latent"], moment: Float[Tensor, "latent latent"], diagonal: bool
 ) -> Float[Tensor, "latent latent"]:
-    """Return T such that z has unit variance and is ordered by the variance that it explains.
+    """Return T such that z is in the units of the activity, uncorrelated, and ordered by the variance that it explains.
 
-    The columns of the readout become orthogonal, with falling norms; for diagonal dynamics, whose latents have a
-    meaning of their own, they are only scaled and ordered. The largest loading of each is positive.
+    The columns of the readout become orthonormal, as Yu et al. (2009) orthonormalize latents, doi:10.1152/jn.90941.2008;
+    for diagonal dynamics, whose latents have a meaning of their own, they are only scaled and ordered. The largest
+    loading of each is positive.
 
     Parameters
     ----------
@@ -59,4 +62,6 @@ def canonical_coordinates(
         T = root @ torch.linalg.eigh(loadings.T @ loadings)[1].flip(1)
     loadings = readout @ T
     largest = loadings.gather(0, loadings.abs().argmax(0, keepdim=True))[0]
-    return T * torch.where(largest < 0, -1.0, 1.0).to(T)
+    norms = loadings.norm(dim=0)
+    norms = norms.clamp(min=max(LEAST * float(norms.max()), 1e-30))  # a latent that no unit shows stays what it is
+    return T * torch.where(largest < 0, -1.0, 1.0).to(T) / norms
