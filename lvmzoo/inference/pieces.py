@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 
-__all__ = ["Piece", "pieces", "rounded"]
+__all__ = ["Piece", "joined", "mean_of_seen", "pieces", "rounded"]
 
 LONGEST = 2000  # bins of a piece
 SMALLEST_NUMBER = 20  # of pieces that a recording is cut into, if it has so many bins
@@ -55,7 +55,21 @@ def pieces(batches: Iterable[Batch], folds: int) -> tuple[list[Piece], Int[Tenso
     return kept, torch.arange(len(kept)) % folds
 
 
+def joined(
+    found: Sequence[Piece], fold: Int[Tensor, " piece"]
+) -> tuple[Float[Tensor, "bin unit"], Bool[Tensor, "bin unit"], Int[Tensor, " bin"]]:
+    """Return activity, what is seen of it, and the fold, of the bins of all pieces one after the other."""
+    lengths = torch.tensor([len(piece.activity) for piece in found])
+    activity, seen = (torch.cat(values) for values in zip(*found, strict=True))
+    return activity, seen, fold.repeat_interleave(lengths)
+
+
+def mean_of_seen(values: Float[Tensor, "bin unit"], seen: Bool[Tensor, "bin unit"]) -> Float[Tensor, " unit"]:
+    """Return the mean of each unit over the bins that show it; 0 where none does."""
+    return torch.where(seen, values, 0.0).sum(0) / seen.sum(0).clamp(min=1)
+
+
 def rounded(mean: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
     """Return a shift near the mean: sums around it lose no digits, and are not rounding errors themselves."""
     scale = 2.0 ** torch.floor(torch.log2(mean.abs().mean().clamp(min=1e-30)) - 3)
-    return torch.floor(mean / scale) * scale
+    return torch.round(mean / scale) * scale

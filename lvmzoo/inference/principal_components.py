@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lvmzoo.inference.factor_analysis import positive
 from lvmzoo.inference.kernel_smoothing import smooth
-from lvmzoo.inference.pieces import Piece
-from lvmzoo.inference.shared_variance import SharedVariance, number_of_latents, share_and_dimensions
+from lvmzoo.inference.pieces import Piece, joined, mean_of_seen
+from lvmzoo.inference.shared_variance import SharedVariance, nothing_shared, number_of_latents, share_and_dimensions
 
 __all__ = ["Components", "Moments", "components", "moments", "project", "shared_variance"]
 
@@ -109,16 +109,13 @@ def shared_variance(found: Sequence[Piece], fold: Int[Tensor, " piece"], width: 
     fold : that each piece belongs to.
     width : standard deviation of the Gaussian, in bins.
     """
-    raw = torch.cat([piece.activity for piece in found])
-    seen = torch.cat([piece.seen for piece in found])
+    raw, seen, of_bin = joined(found, fold)
     smoothed = [smooth(piece.activity[None], piece.seen[None], width) for piece in found]
     values = torch.cat([value[0] for value, _ in smoothed])
     there = torch.cat([where[0] for _, where in smoothed])
-    of_bin = fold.repeat_interleave(torch.tensor([len(piece.activity) for piece in found]))
     numbers = fold.unique()
-    if len(numbers) < 2:
-        nothing = raw.new_zeros(0)
-        return SharedVariance(raw.new_tensor(0.0), nothing, nothing, nothing)
+    if len(numbers) < 2 or raw.shape[1] < 2:
+        return nothing_shared(raw)
     folds = [_Fold(raw, seen, values, there, of_bin == number) for number in numbers]
     latents = number_of_latents(partial(_mean, folds), raw.shape[1])
     rows = [(*one.share(latents), one.predicted(latents)) for one in folds]
@@ -130,8 +127,8 @@ class _Fold:
 
     def __init__(self, raw: Tensor, seen: Tensor, values: Tensor, there: Tensor, held: Tensor) -> None:
         rest = ~held
-        self._raw_mean = _mean_of_seen(raw[rest], seen[rest])
-        mean = _mean_of_seen(values[rest], there[rest])
+        self._raw_mean = mean_of_seen(raw[rest], seen[rest])
+        mean = mean_of_seen(values[rest], there[rest])
         centered = torch.where(there, values - mean, 0.0)
         covariance = centered[rest].T @ centered[rest] / max(1, int(rest.sum()))
         self._all = _leading(mean, covariance, len(mean))
@@ -163,7 +160,3 @@ class _Fold:
 
 def _mean(folds: Sequence[_Fold], latents: int) -> float:
     return sum(one.predicted(latents) * one.bins for one in folds) / sum(one.bins for one in folds)
-
-
-def _mean_of_seen(values: Tensor, seen: Tensor) -> Tensor:
-    return torch.where(seen, values, 0.0).sum(0) / seen.sum(0).clamp(min=1)

@@ -17,14 +17,22 @@ from torch import Tensor
 
 from lvmzoo.inference.factor_analysis import maximum_likelihood
 
-__all__ = ["FoldMoments", "SharedVariance", "cross_validate", "number_of_latents", "share_and_dimensions"]
+__all__ = [
+    "CANDIDATES",
+    "FoldMoments",
+    "SharedVariance",
+    "cross_validate",
+    "nothing_shared",
+    "number_of_latents",
+    "share_and_dimensions",
+]
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # numbers of latents
 SHARE = 0.95  # of the shared variance that the dimensions explain
 
 
 class SharedVariance(NamedTuple):
-    """What the folds of the training data say."""
+    """What the folds of the training data say; no folds and no latents where nothing can be left out, or shared."""
 
     latents: Float[Tensor, ""]  # the number that predicts the folds left out best
     share: Float[Tensor, " fold"]  # of the variance of a unit that it shares with others, the mean over units
@@ -40,6 +48,11 @@ class FoldMoments(NamedTuple):
     products: Float[Tensor, "fold unit unit"]
 
 
+def nothing_shared(like: Float[Tensor, "*any"]) -> SharedVariance:
+    """Return what a single unit, or a single fold, says."""
+    return SharedVariance(like.new_zeros(()), *(like.new_zeros(0) for _ in range(3)))
+
+
 def cross_validate(moments: FoldMoments, floor: Float[Tensor, " unit"]) -> SharedVariance:
     """Return the shared variance by factor analysis of the folds but one.
 
@@ -51,6 +64,8 @@ def cross_validate(moments: FoldMoments, floor: Float[Tensor, " unit"]) -> Share
     floor : smallest private variances.
     """
     used = moments.bins > 1
+    if int(used.sum()) < 2 or moments.activity.shape[1] < 2:
+        return nothing_shared(moments.bins)
     moments = FoldMoments(*(leaf[used] for leaf in moments))
     whole = FoldMoments(*(leaf.sum(0, keepdim=True) for leaf in moments))
     training = FoldMoments(*(total - leaf for total, leaf in zip(whole, moments, strict=True)))
@@ -109,4 +124,6 @@ def _judge(
     precision = torch.cholesky_inverse(root)
     nats = -0.5 * float(len(noise) * math.log(2 * math.pi) + 2 * root.diagonal().log().sum() + (precision * held).sum())
     error = ((precision @ held) * precision).sum(1) / precision.diagonal().square()
-    return nats, *share_and_dimensions(loadings, noise), 1 - float(error.sum() / held.diagonal().sum())
+    spread = float(held.diagonal().sum())
+    predicted = 1 - float(error.sum()) / spread if spread > 0 else 0.0
+    return nats, *share_and_dimensions(loadings, noise), predicted

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvmzoo.inference.kernel_smoothing import smooth
-from lvmzoo.inference.pieces import Piece
+from lvmzoo.inference.pieces import Piece, joined, mean_of_seen
 
 __all__ = ["choose_width"]
 
@@ -31,9 +31,8 @@ def choose_width(
     fold : that each piece belongs to.
     widths : standard deviations of the Gaussian to choose from, in bins.
     """
-    raw, seen = torch.cat([piece.activity for piece in found]), torch.cat([piece.seen for piece in found])
-    of_bin = fold.repeat_interleave(torch.tensor([len(piece.activity) for piece in found]))
-    mean = torch.where(seen, raw, 0.0).sum(0) / seen.sum(0).clamp(min=1)
+    raw, seen, of_bin = joined(found, fold)
+    mean = mean_of_seen(raw, seen)
     truth = torch.where(seen, raw - mean, 0.0)
     single = raw.shape[1] == 1
     quality = raw.new_zeros(len(widths))

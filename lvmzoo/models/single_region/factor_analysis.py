@@ -27,15 +27,14 @@ from lvmzoo.inference.factor_analysis import (
     posterior,
 )
 from lvmzoo.inference.maximization import noise_floor
-from lvmzoo.inference.pieces import pieces, rounded
-from lvmzoo.inference.shared_variance import FoldMoments, SharedVariance, cross_validate
+from lvmzoo.inference.pieces import joined, mean_of_seen, pieces, rounded
+from lvmzoo.inference.shared_variance import CANDIDATES, FoldMoments, SharedVariance, cross_validate
 from lvmzoo.models.base import HasPosterior, HasSharedVariance, Reconstructs, Samples, Scores, StatisticsModel
+from lvmzoo.parts.shared_variance_folds import SharedVarianceFolds
 from lvmzoo.parts.single_session import single_session
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
 __all__ = ["FactorAnalysis", "FactorAnalysisConfig"]
-
-LARGEST = 50  # latents that cross-validation may choose
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,7 @@ class FactorAnalysisConfig:
 
     name: str = "factor_analysis"
     latents: int | None = 8  # number of latents; null: by the likelihood of folds of the training data
-    square_root: bool = (
-        False  # of counts, which makes the noise of all units alike; the likelihood is then of the roots
-    )
+    square_root: bool = False  # of counts, which makes the noise of all units alike; the likelihood is of the roots
     folds: int = 5  # folds of the training data behind the shared variance
 
 
@@ -61,10 +58,6 @@ class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterio
     floor: Tensor  # of the noise
     shift: Tensor  # around which sums lose no digits
     chosen: Tensor  # number of latents
-    folds_latents: Tensor
-    folds_share: Tensor
-    folds_dimensions: Tensor
-    folds_predicted: Tensor
 
     def __init__(self, config: FactorAnalysisConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
@@ -72,21 +65,18 @@ class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterio
         _check(config)
         self._counts = layout.observation is Observation.COUNTS
         self._root = config.square_root and self._counts
-        units, latents = layout.n_units, config.latents or min(LARGEST, layout.n_units)
+        units, latents = layout.n_units, config.latents or min(CANDIDATES[-1], layout.n_units)
         start = {
             "mean": torch.zeros(units),
             "loadings": torch.zeros(units, latents),
             "noise": torch.ones(units),
             "floor": torch.full((units,), 1e-6),
             "shift": torch.zeros(units),
-            "folds_latents": torch.tensor(0.0),
-            "folds_share": torch.zeros(config.folds),
-            "folds_dimensions": torch.zeros(config.folds),
-            "folds_predicted": torch.zeros(config.folds),
         }
         for name, value in start.items():
             self.register_buffer(name, value.to(torch.float64))
         self.register_buffer("chosen", torch.tensor(config.latents or 1))
+        self.folds = SharedVarianceFolds(config.folds)
 
     @property
     def factors(self) -> Factors:
@@ -97,13 +87,11 @@ class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterio
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Cross-validate on folds of the training data, and start from moments in which missing samples are means."""
         found, fold = pieces(batches, self.config.folds)
-        activity = self._transform(torch.cat([piece.activity for piece in found]))
-        seen = torch.cat([piece.seen for piece in found])
-        mean = torch.where(seen, activity, 0.0).sum(0) / seen.sum(0).clamp(min=1)
+        activity, seen, of_bin = joined(found, fold)
+        activity = self._transform(activity)
+        mean = mean_of_seen(activity, seen)
         self.shift.copy_(rounded(mean))
         residual = torch.where(seen, activity - mean, 0.0)
-        lengths = torch.tensor([len(piece.activity) for piece in found])
-        of_bin = fold.repeat_interleave(lengths)
         parts = [residual[of_bin == number] for number in range(self.config.folds)]
         moments = FoldMoments(
             self.shift.new_tensor([float(len(part)) for part in parts]),
@@ -112,10 +100,9 @@ class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterio
         )
         covariance = moments.products.sum(0) / moments.bins.sum().clamp(min=1)
         self.floor.copy_(noise_floor(covariance.diagonal(), self._counts))
-        if int((moments.bins > 1).sum()) > 1:
-            self._remember(cross_validate(moments, self.floor))
-            if self.config.latents is None:
-                self.chosen.copy_(self.folds_latents)
+        self.folds.remember(cross_validate(moments, self.floor))
+        if self.config.latents is None:
+            self.chosen.copy_(self.folds.latents.clamp(min=1))
         loadings, noise = maximum_likelihood(covariance, int(self.chosen), self.floor, None, 1, 1e-2)
         self._set(Factors(mean, loadings, noise))
 
@@ -133,7 +120,7 @@ class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterio
     @property
     def shared_variance(self) -> SharedVariance:
         """How much of the variance is shared, by cross-validation on the training data."""
-        return SharedVariance(self.folds_latents, self.folds_share, self.folds_dimensions, self.folds_predicted)
+        return self.folds.found
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -191,14 +178,6 @@ class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterio
         self.loadings[:, : factors.loadings.shape[1]] = factors.loadings
         self.noise.copy_(factors.noise)
 
-    def _remember(self, found: SharedVariance) -> None:
-        self.folds_latents.copy_(found.latents)
-        for name in ("share", "dimensions", "predicted"):
-            values = getattr(found, name)
-            buffer = getattr(self, f"folds_{name}")
-            buffer.fill_(torch.nan)
-            buffer[: len(values)] = values
-
 
 def _spread(values: Tensor, batch: Batch) -> Tensor:
     """Put the values of the valid bins of all trials where these bins are; zeros elsewhere."""
@@ -214,8 +193,6 @@ def _check(config: FactorAnalysisConfig) -> None:
             "Factor analysis has at least one latent.",
             "Set model.latents to 1 or more, or to null to choose it by cross-validation.",
         )
-    if config.folds < 2:
-        raise UserError(f"model.folds is {config.folds}.", "At least 2 are needed.", "The usual choice is 5 or 10.")
 
 
 register(

@@ -20,11 +20,12 @@ from torch import Tensor
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError
 from lvmzoo.inference.kernel_smoothing import smooth, widths_bins
-from lvmzoo.inference.pieces import Piece, pieces, rounded
+from lvmzoo.inference.pieces import Piece, joined, mean_of_seen, pieces, rounded
 from lvmzoo.inference.principal_components import Components, Moments, components, moments, project, shared_variance
 from lvmzoo.inference.shared_variance import CANDIDATES, SharedVariance
 from lvmzoo.inference.width import choose_width
 from lvmzoo.models.base import HasSharedVariance, Reconstructs, StatisticsModel
+from lvmzoo.parts.shared_variance_folds import SharedVarianceFolds
 from lvmzoo.parts.single_session import single_session
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
@@ -55,10 +56,6 @@ class PCA(StatisticsModel, Reconstructs, HasSharedVariance):
     shift: Tensor  # around which sums lose no digits
     chosen: Tensor  # number of components
     width_bins: Tensor
-    folds_latents: Tensor
-    folds_share: Tensor
-    folds_dimensions: Tensor
-    folds_predicted: Tensor
 
     def __init__(self, config: PCAConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
@@ -77,14 +74,11 @@ class PCA(StatisticsModel, Reconstructs, HasSharedVariance):
             "variance_of_roots": torch.zeros(units),
             "shift": torch.zeros(units),
             "width_bins": torch.tensor(self.widths[0]),
-            "folds_latents": torch.tensor(0.0),
-            "folds_share": torch.zeros(config.folds),
-            "folds_dimensions": torch.zeros(config.folds),
-            "folds_predicted": torch.zeros(config.folds),
         }
         for name, value in start.items():
             self.register_buffer(name, value.to(torch.float64))
         self.register_buffer("chosen", torch.tensor(latents))
+        self.folds = SharedVarianceFolds(config.folds)
 
     @property
     def components(self) -> Components:
@@ -97,19 +91,14 @@ class PCA(StatisticsModel, Reconstructs, HasSharedVariance):
         """Choose the width, and the number of components where it is not given, on folds of the training data."""
         found, fold = pieces(batches, self.config.folds)
         found = [Piece(self._transform(piece.activity), piece.seen) for piece in found]
-        count = sum((piece.seen.sum(0) for piece in found), torch.zeros_like(self.shift))
-        total = sum((piece.activity.sum(0) for piece in found), torch.zeros_like(self.shift))
-        self.shift.copy_(rounded(total / count.clamp(min=1)))
+        activity, seen, _ = joined(found, fold)
+        self.shift.copy_(rounded(mean_of_seen(activity, seen)))
         width = choose_width(found, fold, self.widths)[0] if len(self.widths) > 1 else self.widths[0]
         shared = shared_variance(found, fold, width)
         self.width_bins.fill_(width)
         if self.config.latents is None:
             self.chosen.fill_(max(1, int(shared.latents)))
-        self.folds_latents.copy_(shared.latents)
-        for name in ("share", "dimensions", "predicted"):
-            values, buffer = getattr(shared, name), getattr(self, f"folds_{name}")
-            buffer.fill_(torch.nan)
-            buffer[: len(values)] = values
+        self.folds.remember(shared)
 
     @torch.no_grad()
     def statistics(self, batch: Batch) -> Moments:
@@ -139,7 +128,7 @@ class PCA(StatisticsModel, Reconstructs, HasSharedVariance):
     @property
     def shared_variance(self) -> SharedVariance:
         """How much of the variance is shared, by cross-validation on the training data."""
-        return SharedVariance(self.folds_latents, self.folds_share, self.folds_dimensions, self.folds_predicted)
+        return self.folds.found
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -159,8 +148,9 @@ class PCA(StatisticsModel, Reconstructs, HasSharedVariance):
 
     def _smoothed(self, batch: Batch) -> tuple[Float[Tensor, "bin unit"], Bool[Tensor, "bin unit"]]:
         """Return the smoothed activity in the valid bins of all trials, and where there is any."""
-        activity = torch.where(batch.observed, batch.activity.to(torch.float64), 0.0)
-        values, there = smooth(self._transform(activity), batch.observed, float(self.width_bins))
+        seen = batch.observed & batch.valid[..., None]
+        activity = torch.where(seen, batch.activity.to(torch.float64), 0.0)
+        values, there = smooth(self._transform(activity), seen, float(self.width_bins))
         return values[batch.valid], there[batch.valid]
 
     def _transform(self, activity: Tensor) -> Tensor:
@@ -180,8 +170,6 @@ def _check(config: PCAConfig) -> None:
             "The width of a Gaussian is zero (no smoothing) or positive.",
             "Write model.smoothing_s=0.05, or null to choose it by cross-validation.",
         )
-    if config.folds < 2:
-        raise UserError(f"model.folds is {config.folds}.", "At least 2 are needed.", "The usual choice is 5 or 10.")
 
 
 register(

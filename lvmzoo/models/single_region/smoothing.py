@@ -83,8 +83,9 @@ class Smoothing(StatisticsModel, Reconstructs):
     @torch.no_grad()
     def statistics(self, batch: Batch) -> Sums:
         """Return the sum of each unit's activity."""
-        activity = torch.where(batch.observed, batch.activity.to(torch.float64), 0.0)
-        return Sums(batch.observed.sum((0, 1)).to(torch.float64), activity.sum((0, 1)))
+        seen = batch.observed & batch.valid[..., None]
+        activity = torch.where(seen, batch.activity.to(torch.float64), 0.0)
+        return Sums(seen.sum((0, 1)).to(torch.float64), activity.sum((0, 1)))
 
     @torch.no_grad()
     def update(self, statistics: Sums) -> Float[Tensor, ""]:
@@ -101,8 +102,8 @@ class Smoothing(StatisticsModel, Reconstructs):
     @torch.no_grad()
     def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
         """Return the smoothed activity; the training mean of units that are hidden."""
-        values = torch.where(batch.observed, batch.activity.to(torch.float64), 0.0)
-        smoothed, there = smooth(values, batch.observed, float(self.width_bins))
+        seen = batch.observed & batch.valid[..., None]
+        smoothed, there = smooth(batch.activity.to(torch.float64), seen, float(self.width_bins))
         rates = torch.where(there, smoothed, self.mean)
         return torch.where(batch.valid[..., None], rates, 0.0)
 
