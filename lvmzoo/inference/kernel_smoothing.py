@@ -39,7 +39,7 @@ def smooth(
     values = torch.where(seen, values, 0.0)
     if width_bins == 0:
         return values, seen & (not leave_out)
-    reach = max(1, math.ceil(REACH * width_bins))
+    reach = max(1, math.ceil(min(REACH * width_bins, values.shape[1])))
     kernel = torch.exp(-0.5 * (torch.arange(reach + 1, dtype=values.dtype, device=values.device) / width_bins) ** 2)
     # A tiny width still has neighbors when the sample itself is left out.
     kernel[1:] = kernel[1:].clamp(min=1e-3 if leave_out and reach == 1 else 0.0)

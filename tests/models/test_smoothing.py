@@ -58,6 +58,14 @@ def test_it_is_the_filter_of_scipy_over_what_was_seen(bins, leave_out, scattered
     np.testing.assert_allclose(found[there], expected[there.numpy()], atol=1e-10)
 
 
+@pytest.mark.parametrize("bins", [7, 600])
+def test_a_width_beyond_the_trial_gives_its_mean(bins):
+    values, seen = torch.randn(2, bins, 3, dtype=torch.float64), torch.ones(2, bins, 3, dtype=torch.bool)
+    found, there = smooth(values, seen, 1e12)
+    assert bool(there.all())
+    torch.testing.assert_close(found, values.mean(1, keepdim=True).expand_as(values))
+
+
 def test_width_zero_leaves_everything_as_it_is():
     values, seen = torch.randn(2, 5, 3, dtype=torch.float64), torch.ones(2, 5, 3, dtype=torch.bool)
     assert torch.equal(smooth(values, seen, 0.0)[0], values)
