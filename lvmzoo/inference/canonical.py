@@ -63,5 +63,5 @@ def canonical_coordinates(
     loadings = readout @ T
     largest = loadings.gather(0, loadings.abs().argmax(0, keepdim=True))[0]
     norms = loadings.norm(dim=0)
-    norms = norms.clamp(min=max(LEAST * float(norms.max()), 1e-30))  # a latent that no unit shows stays what it is
+    norms = norms.clamp(min=LEAST * float(norms.max()) or 1.0)  # no unit may show a latent, or any of them
     return T * torch.where(largest < 0, -1.0, 1.0).to(T) / norms

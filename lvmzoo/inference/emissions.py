@@ -7,12 +7,15 @@ known inputs or None) of a batch of it. A covariance is None where the expected 
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from lvmzoo.batch import Layout, Observation
+from lvmzoo.errors import UserError
 from lvmzoo.inference.count_expectations import CountMoments, count_bounds, count_expectations, count_posterior
 from lvmzoo.inference.count_filter import count_draws, count_filter, count_observe, count_trials, expected_counts
 from lvmzoo.inference.count_maximization import maximize_counts
@@ -30,7 +33,7 @@ from lvmzoo.inference.maximization import Constraints, maximize
 from lvmzoo.inference.online import Prediction, observe
 from lvmzoo.inference.sampling import draw_latents, draw_trials
 
-__all__ = ["CountEmissions", "Emissions", "GaussianEmissions"]
+__all__ = ["CountEmissions", "Emissions", "GaussianEmissions", "emissions_of"]
 
 Belief = tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"] | None]
 
@@ -254,3 +257,20 @@ class CountEmissions(Emissions):
         """Return draws of whole trajectories from the posterior."""
         activity, valid, observed, inputs = data
         return count_draws(model, activity, valid, observed, inputs, normal, poisson=self._poisson)
+
+
+def emissions_of(kind: str, layouts: Sequence[Layout]) -> Emissions:
+    """Return Gaussian emissions, or of counts poisson or negative_binomial ones.
+
+    Raises UserError for those of counts where a session's activity is not counts.
+    """
+    if kind == "gaussian":
+        return GaussianEmissions(any(layout.observation is Observation.COUNTS for layout in layouts))
+    for layout in layouts:
+        if layout.observation is not Observation.COUNTS:
+            raise UserError(
+                f"model.emissions is {kind}, but the activity of session '{layout.session}' is not counts.",
+                "Poisson and negative binomial emissions are of spikes per bin, neither smoothed nor scaled.",
+                "Set model.emissions to gaussian, or leave out what changes the counts, such as data.smoothing_s.",
+            )
+    return CountEmissions(poisson=kind == "poisson")

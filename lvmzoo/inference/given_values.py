@@ -33,7 +33,7 @@ def with_given(start: LinearGaussian, given: Mapping[str, Any], diagonal: bool) 
 
     Raises
     ------
-    UserError : when what is given has another shape than the model, or is not diagonal though it should be.
+    UserError : when what is given has another shape than the model, is not finite, or not diagonal though it should be.
     """
     dynamics, readout = (_matrix(name, given, getattr(start, name)) for name in ("dynamics", "readout"))
     if diagonal and dynamics is not None and bool((dynamics != torch.diag(dynamics.diagonal())).any()):
@@ -79,6 +79,12 @@ def _matrix(name: str, given: Mapping[str, Any], expected: Tensor) -> Tensor | N
             f"model.given.{name} {shape}.",
             f"The {name} of this model and these data are {tuple(expected.shape)}: rows and columns.",
             f"Give {expected.shape[0]} rows of {expected.shape[1]} numbers, or leave model.given.{name} out.",
+        )
+    if not bool(values.isfinite().all()):
+        raise UserError(
+            f"model.given.{name} holds missing or infinite numbers.",
+            "EM can start only from a model whose every number is known.",
+            f"Replace them, or leave model.given.{name} out.",
         )
     return values
 

@@ -21,7 +21,7 @@ from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.maximization import least_norm, noise_floor
 from lvmzoo.inference.subspace import LAGS, identify
 
-__all__ = ["Start", "factor_analysis", "shared_dynamics", "starting_readout", "starting_values"]
+__all__ = ["Start", "factor_analysis", "shared_dynamics", "starting_readout", "starting_values", "untrained"]
 
 LARGEST = 0.98  # singular value of the starting dynamics, which leaves room for noise
 EQUALLY_SLOW = 0.02  # difference of the dynamics' diagonal that cannot tell latents apart
@@ -35,6 +35,24 @@ class Start(NamedTuple):
     offset: Float[Tensor, " unit"]
     noise: Float[Tensor, " unit"]
     dynamics: Float[Tensor, "latent latent"]
+
+
+def untrained(units: int, latents: int, channels: int) -> LinearGaussian:
+    """Return parameters of the right shapes, before any data were seen: slow latents, a small random readout."""
+    identity = torch.eye(latents, dtype=torch.float64)
+    zeros = identity.new_zeros
+    readout = torch.randn(units, latents, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return LinearGaussian(
+        0.9 * identity,
+        (1 - 0.9**2) * identity,
+        zeros(latents),
+        identity.clone(),
+        0.1 * readout,
+        zeros(units),
+        identity.new_ones(units),
+        zeros(latents, channels) if channels else None,
+        zeros(units, channels) if channels else None,
+    )
 
 
 def starting_values(

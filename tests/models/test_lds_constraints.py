@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.errors import UserError
+from lvmzoo.estimator import Estimator, load
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
 from lvmzoo.inference.maximization import Constraints, maximize
 from lvmzoo.models.single_region.lds import LDSConfig
@@ -46,8 +48,8 @@ def test_likelihood_rises_and_the_constraint_holds(config: dict, channels: int) 
     if config.get("dynamics") == "diagonal":
         for matrix in (model.dynamics, model.dynamics_noise):
             assert torch.equal(matrix, torch.diag(matrix.diagonal()))
-        np.testing.assert_allclose(model.latent_moment.diagonal(), 1.0, atol=1e-10)
-        assert (model.readout.square().sum(0).diff() <= 0).all()
+        np.testing.assert_allclose(model.readout.norm(dim=0), 1.0, atol=1e-10)
+        assert (model.latent_moment.diagonal().diff() <= 0).all()
     kept = {name for name in start if torch.equal(getattr(model, name), start[name])}
     assert kept - {"input_mean"} == set(config.get("fixed", []))
 
@@ -194,8 +196,28 @@ def test_given_values_must_fit() -> None:
         world.fit(world.build(data, 2, given={"readout": [[1.0, 0.0]] * 4}), [data], 1)
     with pytest.raises(UserError, match="is no matrix"):
         world.fit(world.build(data, 2, given={"dynamics": [[0.9, 0.1], [0.0]]}), [data], 1)
+    with pytest.raises(UserError, match="missing or infinite"):
+        world.fit(world.build(data, 2, given={"readout": [[1.0, float("nan")]] * 5}), [data], 1)
     with pytest.raises(UserError, match="not diagonal"):
         world.fit(world.build(data, 2, dynamics="diagonal", given={"dynamics": [[0.9, 0.1], [0, 0.9]]}), [data], 1)
+
+
+def test_arrays_can_be_given_and_saved(tmp_path: Path) -> None:
+    A = np.array([[0.9, 0.2], [-0.2, 0.9]])
+    counts = np.random.default_rng(0).poisson(1.0, (10, 20, 5))
+    model = Estimator("lds", latents=2, fixed=["dynamics"], given={"dynamics": A}, trainer={"max_epochs": 2})
+    latents = model.fit(counts).transform(counts)
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).transform(counts), latents)
+    np.testing.assert_array_equal(load(tmp_path).run_.model.dynamics, A)
+
+
+def test_latents_that_no_unit_shows_keep_their_scale() -> None:
+    data = data_of(random_model(2, 5, seed=1))
+    model = world.build(data, 2, given={"readout": [[0.0, 0.0]] * 5})
+    world.fit(model, [data], 3)
+    model.finish()
+    np.testing.assert_allclose(model.latent_moment, torch.eye(2), atol=1e-8)
 
 
 def test_independent_latents_of_a_given_readout() -> None:

@@ -24,13 +24,13 @@ from torch import Tensor
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.inference.canonical import canonical
-from lvmzoo.inference.emissions import CountEmissions, Emissions, GaussianEmissions
+from lvmzoo.inference.emissions import emissions_of
 from lvmzoo.inference.given_values import with_given
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.maximization import Constraints
 from lvmzoo.inference.online import Prediction, first_prediction, predicted
-from lvmzoo.inference.starting import starting_values
+from lvmzoo.inference.starting import starting_values, untrained
 from lvmzoo.models.base import (
     Filters,
     Forecasts,
@@ -59,7 +59,7 @@ class LDSConfig:
     initialization: str = "subspace"  # of EM: subspace (identification) or factor_analysis
 
     def __post_init__(self) -> None:
-        """Refuse what there is not; raises UserError."""
+        """Refuse what there is not; raises UserError. Arrays of given values become lists, which files can hold."""
         if self.latents < 1:
             raise UserError(
                 f"model.latents is {self.latents}.",
@@ -75,7 +75,9 @@ class LDSConfig:
         ):
             for choice in value:
                 if choice not in allowed:
-                    raise unknown(f"choice of model.{name}", choice, allowed)
+                    raise unknown(f"choice of model.{name}", choice, allowed, f"Set model.{name} to one of these.")
+        given = {name: rows.tolist() if hasattr(rows, "tolist") else rows for name, rows in self.given.items()}
+        object.__setattr__(self, "given", given)
 
 
 class State(NamedTuple):
@@ -106,11 +108,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     def __init__(self, config: LDSConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
         self._counts = any(layout.observation is Observation.COUNTS for layout in layouts)
-        self._emissions: Emissions = GaussianEmissions(self._counts)
-        if config.emissions != "gaussian":
-            for layout in layouts:
-                _require_counts(layout, config.emissions)
-            self._emissions = CountEmissions(poisson=config.emissions == "poisson")
+        self._emissions = emissions_of(config.emissions, layouts)
         self.is_bound, self.positive_rates = self._emissions.bound, self._emissions.positive
         self._constraints = Constraints(
             diagonal=config.dynamics == "diagonal",
@@ -129,22 +127,10 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
                 )
             self.sessions[layout.session] = slice(units, units + layout.n_units)
             units += layout.n_units
-        identity = torch.eye(config.latents, dtype=torch.float64)
-        generator = torch.Generator().manual_seed(0)
         channels = sum(self.inputs.values())
-        start: dict[str, Tensor | None] = {
-            "dynamics": 0.9 * identity,
-            "dynamics_noise": (1 - 0.9**2) * identity,
-            "initial_mean": torch.zeros(config.latents, dtype=torch.float64),
-            "initial_covariance": identity.clone(),
-            "readout": 0.1 * torch.randn(units, config.latents, generator=generator, dtype=torch.float64),
-            "offset": torch.zeros(units, dtype=torch.float64),
-            "noise": torch.ones(units, dtype=torch.float64),
-            "drive": torch.zeros(config.latents, channels, dtype=torch.float64) if channels else None,
-            "feedthrough": torch.zeros(units, channels, dtype=torch.float64) if channels else None,
-            "input_mean": torch.zeros(channels, dtype=torch.float64) if channels else None,
-            "latent_moment": identity.clone(),
-        }
+        start: dict[str, Tensor | None] = untrained(units, config.latents, channels)._asdict()
+        start["input_mean"] = torch.zeros(channels, dtype=torch.float64) if channels else None
+        start["latent_moment"] = torch.eye(config.latents, dtype=torch.float64)
         for name, value in start.items():
             self.register_buffer(name, value)
 
@@ -322,15 +308,6 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
     def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
         """Return the expected latents one bin later, with known inputs at their training mean."""
         return latents @ self.dynamics.to(latents).T
-
-
-def _require_counts(layout: Layout, emissions: str) -> None:
-    if layout.observation is not Observation.COUNTS:
-        raise UserError(
-            f"model.emissions is {emissions}, but the activity of session '{layout.session}' is not counts.",
-            "Poisson and negative binomial emissions are of spikes per bin, neither smoothed nor scaled.",
-            "Set model.emissions to gaussian, or leave out what changes the counts, such as data.smoothing_s.",
-        )
 
 
 def _at_valid(values: Tensor, batch: Batch) -> Tensor:
