@@ -43,7 +43,7 @@ def canonical_coordinates(
 ) -> Float[Tensor, "latent latent"]:
     """Return T such that z is in the units of the activity, uncorrelated, and ordered by the variance that it explains.
 
-    The columns of the readout become orthonormal, as Yu et al. (2009) orthonormalize latents, doi:10.1152/jn.90941.2008;
+    The columns of the readout become orthonormal, as in Yu et al. (2009), doi:10.1152/jn.90941.2008;
     for diagonal dynamics, whose latents have a meaning of their own, they are only scaled and ordered. The largest
     loading of each is positive.
 
