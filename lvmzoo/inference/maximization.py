@@ -24,7 +24,7 @@ __all__ = [
 
 NOISE_FLOOR = 1e-2  # of a unit's variance: below it a latent would serve that unit alone (Heywood 1931)
 COUNT_FLOOR = 5e-2  # of the mean variance of counts: a unit with two spikes in training may have five in a test
-SILENT_FLOOR = 1e-14  # of the mean variance of continuous activity, whose units may differ a millionfold in scale
+SILENT = 1e-14  # of the mean variance of continuous activity, whose units may differ a millionfold in scale
 COVARIANCE_FLOOR = 1e-8  # of the mean variance of the latents
 COLLINEAR = 1e-11  # known inputs may repeat each other; a share of variance below it is rounding
 
@@ -139,9 +139,14 @@ def least_norm(
 
 
 def noise_floor(variance: Float[Tensor, " unit"], counts: bool) -> Float[Tensor, " unit"]:
-    """Return the smallest private variances: a silent, rare or perfectly explained unit must not rule the fit."""
-    shared = (COUNT_FLOOR if counts else SILENT_FLOOR) * variance.mean()
-    return torch.maximum(NOISE_FLOOR * variance, shared).clamp(min=1e-30)
+    """Return the smallest private variances: a silent, rare or perfectly explained unit must not rule the fit.
+
+    Nothing is known of a unit that is silent or was never observed: its floor is that of a unit like the others.
+    """
+    mean = variance.mean()
+    if counts:
+        return torch.maximum(NOISE_FLOOR * variance, COUNT_FLOOR * mean).clamp(min=1e-30)
+    return (NOISE_FLOOR * torch.where(variance > SILENT * mean, variance, mean)).clamp(min=1e-30)
 
 
 def _floored(covariance: Tensor) -> Tensor:

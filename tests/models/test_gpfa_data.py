@@ -157,6 +157,19 @@ def test_units_and_sessions_may_differ_in_scale() -> None:
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
 
 
+def test_a_unit_that_was_never_observed_tells_nothing_later() -> None:
+    whole = batch(simulate([4.0, 14.0], 10, 20, 8)[2])
+    observed = whole.observed.clone()
+    observed[..., 3] = False
+    data = dataclasses.replace(whole, observed=observed)
+    model = build(data, 2)
+    fit(model, [data], 18)
+    model.finish()
+    torch.testing.assert_close(model.latents(whole), model.latents(data))
+    lost = (model.log_likelihood(data) - model.log_likelihood(whole)) / whole.n_bins
+    assert float(lost.max()) < 1000.0  # nats per bin, not millions
+
+
 def test_units_have_no_order() -> None:
     activity = simulate([4.0, 14.0], 10, 20, 8)[2]
     turned = np.random.default_rng(0).permutation(8)
