@@ -7,6 +7,7 @@ known inputs or None) of a batch of it. A covariance is None where the expected 
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,12 +111,15 @@ class Emissions(abc.ABC):
 
 
 class GaussianEmissions(Emissions):
-    """Activity with Gaussian noise: exact inference. ``counts``: it is spikes per bin all the same."""
+    """Activity with Gaussian noise: exact inference.
+
+    ``sessions`` are the units of each, one after the other, and whether they are counts all the same.
+    """
 
     bound, positive, of_units = False, False, ("squares", "activity", "readout")
 
-    def __init__(self, counts: bool) -> None:
-        self._counts = counts
+    def __init__(self, sessions: Sequence[tuple[slice, bool]]) -> None:
+        self._sessions = sessions
 
     def start(self, gaussian: LinearGaussian) -> LinearGaussian:
         """Return them as they are."""
@@ -127,7 +131,7 @@ class GaussianEmissions(Emissions):
 
     def maximize(self, model: LinearGaussian, moments: Moments, constraints: Constraints) -> LinearGaussian:
         """Return the parameters that maximize the expected log-likelihood."""
-        return maximize(model, moments, self._counts, constraints)
+        return maximize(model, moments, self._sessions, constraints)
 
     def log_likelihood(self, model: LinearGaussian, *data: Any) -> Float[Tensor, " trial"]:
         """Return the log-likelihood of each trial, in nats."""
@@ -265,7 +269,10 @@ def emissions_of(kind: str, layouts: Sequence[Layout]) -> Emissions:
     Raises UserError for those of counts where a session's activity is not counts.
     """
     if kind == "gaussian":
-        return GaussianEmissions(any(layout.observation is Observation.COUNTS for layout in layouts))
+        ends = list(itertools.accumulate(layout.n_units for layout in layouts))
+        slices = [slice(end - layout.n_units, end) for end, layout in zip(ends, layouts, strict=True)]
+        counts = [layout.observation is Observation.COUNTS for layout in layouts]
+        return GaussianEmissions(list(zip(slices, counts, strict=True)))
     for layout in layouts:
         if layout.observation is not Observation.COUNTS:
             raise UserError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lvmzoo.inference.gaussian_process import GaussianProcess, Sums
 from lvmzoo.inference.gaussian_process_search import Search
-from lvmzoo.inference.maximization import noise_floor
+from lvmzoo.inference.maximization import noise_floors
 
 __all__ = ["Fitting", "gradient", "scoring_step", "smallest_noise", "solve_readout"]
 
@@ -174,13 +174,10 @@ class Fitting(nn.Module):
 
 
 def smallest_noise(sums: Sums, sessions: Iterable[tuple[slice, bool]]) -> Float[Tensor, " unit"]:
-    """Return the floor of the private variances, a share of the variance of the activity.
-
-    ``sessions`` are the units of each, and whether they are counts: a session does not see the scale of another.
-    """
+    """Return the floor of the private variances, a share of the variance of the activity."""
     samples = sums.readout[:, -1, -1].clamp(min=1)
     variance = sums.squares / samples - (sums.activity[:, -1] / samples).square()
-    return torch.cat([noise_floor(variance[units], counts) for units, counts in sessions])
+    return noise_floors(variance, sessions)
 
 
 def solve_readout(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ __all__ = [
     "least_norm",
     "maximize",
     "noise_floor",
+    "noise_floors",
     "solve_dynamics",
     "solve_initial",
     "solve_readout",
@@ -39,14 +40,17 @@ class Constraints:
 
 
 def maximize(
-    model: LinearGaussian, moments: Moments, counts: bool, constraints: Constraints = Constraints()
+    model: LinearGaussian,
+    moments: Moments,
+    sessions: Iterable[tuple[slice, bool]],
+    constraints: Constraints = Constraints(),
 ) -> LinearGaussian:
     """Return the parameters that maximize the expected log-likelihood; what the data do not tell stays as it was.
 
-    ``counts`` says that activity is spikes per bin, for the smallest private variance of a unit.
+    ``sessions`` are the units of each, and whether they are counts, for the smallest private variances.
     """
     A, B, Q = solve_dynamics(model, moments, constraints)
-    C, D, d, r = solve_readout(model, moments, counts, constraints.readout)
+    C, D, d, r = solve_readout(model, moments, sessions, constraints.readout)
     return LinearGaussian(A, Q, *solve_initial(model, moments), C, d, r, B, D)
 
 
@@ -86,7 +90,7 @@ def solve_initial(
 
 
 def solve_readout(
-    model: LinearGaussian, moments: Moments, counts: bool, fixed: bool = False
+    model: LinearGaussian, moments: Moments, sessions: Iterable[tuple[slice, bool]], fixed: bool = False
 ) -> tuple[
     Float[Tensor, "unit latent"],
     Float[Tensor, "unit channel"] | None,
@@ -112,13 +116,14 @@ def solve_readout(
         solution = torch.cat([kept, rest], 1)
     else:
         solution = solve(gram, cross)
-    squares, means = moments.squares[known] / n, cross[:, -1, 0] / n
+    squares, means = (values / samples.clamp(min=1) for values in (moments.squares, moments.activity[:, -1]))
+    floor = noise_floors(squares - means.square(), sessions)
     explained = (solution * (2 * cross - gram @ solution)).sum((1, 2)) if fixed else (solution * cross).sum((1, 2))
     C[known] = solution[:, :latents, 0]
     d[known] += solution[:, -1, 0]  # activity was taken relative to the old offset, and to what the old D says
     if D is not None:
         D[known] += solution[:, latents:-1, 0]
-    r[known] = torch.maximum(squares - explained / n, noise_floor(squares - means.square(), counts))
+    r[known] = torch.maximum(squares[known] - explained / n, floor[known])
     return C, D, d, r
 
 
@@ -147,6 +152,14 @@ def noise_floor(variance: Float[Tensor, " unit"], counts: bool) -> Float[Tensor,
     if counts:
         return torch.maximum(NOISE_FLOOR * variance, COUNT_FLOOR * mean).clamp(min=1e-30)
     return (NOISE_FLOOR * torch.where(variance > SILENT * mean, variance, mean)).clamp(min=1e-30)
+
+
+def noise_floors(variance: Float[Tensor, " unit"], sessions: Iterable[tuple[slice, bool]]) -> Float[Tensor, " unit"]:
+    """Return the smallest private variances of sessions, none of which sees the scale of another.
+
+    ``sessions`` are the units of each, one after the other, and whether they are counts.
+    """
+    return torch.cat([noise_floor(variance[units], counts) for units, counts in sessions])
 
 
 def _floored(covariance: Tensor) -> Tensor:

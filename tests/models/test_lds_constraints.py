@@ -92,7 +92,7 @@ def test_the_m_step_is_the_maximum(config: str) -> None:
     data = data_of(random_model(3, 4, seed=1, channels=2), channels=2)
     moments = world.build(data, 3, old).statistics(data)
     constraints, pick = free(config)
-    ours = pick(maximize(old, moments, False, constraints))
+    ours = pick(maximize(old, moments, [(slice(None), False)], constraints))
     shapes = [value.shape for value in ours]
 
     def negative(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -157,7 +157,7 @@ def test_the_m_step_with_missing_samples_is_that_of_the_joint_normal(pattern: st
         C[unit], D[unit], d[unit] = s[:2], D[unit] + s[2:4], d[unit] + s[4]
         r[unit] = (sums["squares"][unit] - s @ sums["activity"][unit]) / samples
     expected |= {"readout": C, "feedthrough": D, "offset": d, "noise": r}
-    ours = maximize(old, moments, False)._asdict()
+    ours = maximize(old, moments, [(slice(None), False)])._asdict()
     for name, value in expected.items():
         np.testing.assert_allclose(ours[name], value, atol=1e-9, err_msg=name)
 
