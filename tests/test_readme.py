@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lvmzoo.cli import COMMANDS
+from lvmzoo.estimator import Estimator
 from lvmzoo.store import compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +62,14 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     exec(code, names)
     assert names["latents"].shape == (20, 50, 4)
     np.testing.assert_array_equal(names["model"].transform(counts), names["latents"])
+
+
+def test_the_python_of_the_models_page_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.S)
+    names: dict[str, Any] = {"Estimator": Estimator, "counts": np.random.default_rng(0).poisson(1.0, (6, 20, 5))}
+    exec(code, names)
+    assert names["draws"].shape == (100, 6, 20, 2)
+    np.testing.assert_allclose(names["latents"], names["model"].filtered(names["batch"])[:, -1], atol=1e-9)
 
 
 def test_claims_are_merged_by_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
