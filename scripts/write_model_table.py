@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lvmzoo import registry
@@ -24,11 +25,16 @@ def table() -> str:
             entry.family.value.replace("_", " "),
             fitting(entry),
             entry.summary,
-            ", ".join(capability.lower() for capability in capabilities(entry.model)) or "latents",
+            ", ".join(map(words, capabilities(entry.model))) or "latents",
             f"[{authors}](https://doi.org/{entry.reference.doi})",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def words(capability: str) -> str:
+    """Return the name of a capability as words: HasPosterior as has posterior."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", capability).lower()
 
 
 def with_table(text: str) -> str:
