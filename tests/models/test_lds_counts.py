@@ -147,6 +147,22 @@ def test_planted_parameters_are_found(emissions: str) -> None:
         assert float(model.noise.median()) == pytest.approx(0.4, abs=0.12)
 
 
+def test_bursts_of_a_few_units_cost_the_others_no_latent() -> None:
+    """Two units burst on their own: Poisson latents come to serve them, overdispersion has room for them."""
+    latents, counts = simulate(planted(units=20, base=-0.5), 40, 25, "poisson")
+    draw = np.random.default_rng(9)
+    active = draw.random((40, 1, 1)) < 0.3
+    counts[..., :2] = torch.from_numpy(draw.poisson(30 * draw.gamma(0.15, 1 / 0.15, (40, 25, 2))) * active)
+    data = batch(counts)
+    found = {}
+    for emissions in KINDS:
+        model = build(emissions, [layout(20)], latents=4)
+        fit(model, [data], 15)
+        found[emissions] = aligned_r2(model.latents(data).numpy(), latents)
+    assert found["negative_binomial"] > 0.8
+    assert found["negative_binomial"] > found["poisson"] + 0.1
+
+
 def test_known_inputs_are_recovered() -> None:
     true = planted(units=30, base=-0.5, channels=2)
     inputs = torch.from_numpy(np.random.default_rng(3).normal(size=(60, 40, 2)))

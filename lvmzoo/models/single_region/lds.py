@@ -52,7 +52,7 @@ class LDSConfig:
 
     name: str = "lds"
     latents: int = 8  # dimensions of the latent state
-    emissions: str = "gaussian"  # gaussian; of counts also poisson or negative_binomial, at positive rates
+    emissions: str = "gaussian"  # gaussian; of counts also poisson, or negative_binomial where units burst
     dynamics: str = "full"  # full, or diagonal: latents that decay independently of each other
     fixed: list[str] = field(default_factory=list)  # left at their starting values by EM: dynamics, readout
     given: dict[str, Any] = field(default_factory=dict)  # starting values of dynamics or readout, row by row
