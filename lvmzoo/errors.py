@@ -61,5 +61,5 @@ def unknown(kind: str, name: str, options: Iterable[str], fix: str = "") -> User
     return UserError(
         f"There is no {kind} named '{name}'.",
         f"Available: {', '.join(options) or 'none'}.",
-        f"Did you mean '{close}'?" if close else fix or f"Choose one of the available {kind} names.",
+        f"Did you mean '{close}'?" if close else fix or "Choose one of the available ones.",
     )
