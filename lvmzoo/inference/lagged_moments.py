@@ -122,5 +122,7 @@ def _response(batches: Callable[[], Iterable[Recorded]], mean: Tensor, samples: 
                 gram = gram + regressors.T @ regressors
                 cross = cross + regressors.T @ block.view(*seen.shape, -1)[seen]
     shown = samples / gram[-1, -1].clamp(min=1)  # share of the bins, in which a unit was observed
-    solution = least_norm(gram, cross / shown.clamp(min=1e-12)).T
+    ridge = gram.diagonal() * (len(gram) / gram[-1, -1].clamp(min=1))  # many regressors in few bins would fit the noise
+    ridge[-1] = 0.0
+    solution = least_norm(gram + torch.diag(ridge), cross / shown.clamp(min=1e-12)).T
     return solution[:, :-1].unflatten(1, (RESPONSE_BINS, -1)).movedim(1, 0), solution[:, -1]

@@ -180,6 +180,16 @@ def test_known_inputs_are_recovered() -> None:
     assert np.corrcoef(response.ravel(), (true.readout @ true.drive).ravel())[0, 1] > 0.98
 
 
+def test_many_inputs_that_do_nothing_harm_little() -> None:
+    """60 inputs in 300 bins: the regression on their recent past has more regressors than there are bins."""
+    _, counts = simulate(planted(units=8, base=0.0), 20, 15, "poisson")
+    inputs = torch.from_numpy(np.random.default_rng(3).normal(size=(20, 15, 60)))
+    reached = []
+    for data in (batch(counts), batch(counts, inputs=inputs)):
+        reached.append(fit(build("poisson", [data.layout]), [data], 3)[-1])
+    assert reached[1] > reached[0] - 0.5
+
+
 def test_sessions_share_the_dynamics_and_each_unit_belongs_to_one() -> None:
     true = planted(units=24, base=-0.5)
     _, counts = simulate(true, 40, 40, "negative_binomial")
