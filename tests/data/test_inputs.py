@@ -66,7 +66,9 @@ def test_a_variable_is_read_out_or_drives() -> None:
 
 def test_a_model_without_inputs_says_so() -> None:
     config = DataConfig(bin_width_s=0.1, inputs=["odor"], split=SPLIT)
-    plan = Experiment(ContrastiveConfig(latents=2, time_offset_bins=1), config, TrainerConfig(max_steps=1, progress=False))
+    plan = Experiment(
+        ContrastiveConfig(latents=2, time_offset_bins=1), config, TrainerConfig(max_steps=1, progress=False)
+    )
     run = train(plan, [recording()], write=False)
     assert run.sessions is not None
     assert any("contrastive has no known inputs: odor" in note for note in run.sessions[0].notes)
