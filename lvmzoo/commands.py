@@ -41,7 +41,13 @@ def show(name: str) -> None:
     console.print(f"{name}: {entry.summary}", style="bold", markup=False)
     console.print(f"Family: {entry.family.value.replace('_', ' ')}. Fitted by {fitting(entry)}.")
     console.print(f"Can do: {', '.join(capabilities(entry.model)) or 'latents only'}.")
-    training = [f"{f.name}={getattr(entry.training, f.name)}" for f in describe_fields(type(entry.training))]
+    if entry.model.uses_inputs:
+        console.print("Takes known inputs: data.inputs=[VARIABLE].")
+    solved = issubclass(entry.model, StatisticsModel)  # the other fields are of gradient descent
+    fields = [
+        f.name for f in describe_fields(type(entry.training)) if not solved or f.name in ("max_epochs", "batch_size")
+    ]
+    training = [f"{name}={getattr(entry.training, name)}" for name in fields]
     recommended = ", ".join(text for text in training if not text.endswith("=None"))
     if recommended:
         console.print(f"Trained by default with {recommended}.")

@@ -112,6 +112,14 @@ class Evaluation:
         """Return the latents inferred from the held-in units."""
         return self.kept(("latents", part), lambda: self.view(part, self._model().latents).astype(np.float64))
 
+    def regressors(self, part: str) -> Float[np.ndarray, "bin channel"]:
+        """Return what a readout of activity may use: the latents, and the known inputs that the model itself uses."""
+        parts = [self.latents(part)]
+        if self.model is not None and self.model.uses_inputs:
+            trials, bins = self.trials(part), self.bins(part)
+            parts += [trials.inputs[name].numpy()[bins].astype(np.float64) for name in self.layout.inputs]
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
     def rates(self, part: str) -> Float[np.ndarray, "bin unit"]:
         """Return the expected activity per bin of every unit, held-out ones included."""
         return self.kept(("rates", part), lambda: self.view(part, cast("Reconstructs", self._model()).rates))

@@ -72,7 +72,7 @@ def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str) ->
     else:
         # One penalty does not suit units whose counts the latents have seen and units that are to be predicted.
         readout = evaluation.kept(("readout", units), lambda: _fit(evaluation, units))
-        rates = readout.rates(evaluation.latents("test"))
+        rates = readout.rates(evaluation.regressors("test"))
         kind = "whitened latents" if readout.whitened else "latents in their own scale"
         note = f"Poisson readout from {kind}, penalty {readout.penalty:g}"
     gain = information(rates, counts, seen)
@@ -94,4 +94,4 @@ def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str) ->
 
 def _fit(evaluation: Evaluation, units: tuple[int, ...]) -> PoissonReadout:
     activity, recorded = evaluation.activity("train", units), evaluation.recorded("train", units)
-    return fit_readout(evaluation.latents("train"), activity, recorded)
+    return fit_readout(evaluation.regressors("train"), activity, recorded)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvmzoo.checkpoint import write_bytes
-from lvmzoo.models.base import Communicates, HasDynamics, Reconstructs
+from lvmzoo.models.base import Communicates, GradientModel, HasDynamics, Reconstructs
 from lvmzoo.report import text
 from lvmzoo.report.style import Picture, Table
 
@@ -109,7 +109,14 @@ def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     sessions = [evaluation.session for evaluation in evaluations]
     curve = Section("learning", "Learning curve").draw(lambda: learning_curves(run))
     if not curve.pictures and not curve.failures:
-        curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
+        last = run.history.iloc[-1] if len(run.history) else None
+        if isinstance(run.model, GradientModel) and last is not None:
+            curve.lead = (
+                f"Training ended after {int(last['step'])} steps and was looked at once: there is no curve to show. "
+                "Train longer, or look more often with trainer.validate_every_steps."
+            )
+        else:
+            curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
     rank = Section("rank", "Choice of the rank").draw(lambda: rank_curve(run))
     pages = [_session(run, evaluation, number) for number, evaluation in enumerate(evaluations[:_MOST_SESSIONS])]
     names = list(dict.fromkeys(score.session for score in run.scores))

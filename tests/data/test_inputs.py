@@ -11,7 +11,9 @@ from lvmzoo.config import DataConfig, Experiment, SplitConfig, TrainerConfig
 from lvmzoo.data.load import apply, prepare
 from lvmzoo.data.recording import Recording
 from lvmzoo.errors import UserError
+from lvmzoo.metrics.base import Evaluation
 from lvmzoo.models.behavior.contrastive import ContrastiveConfig
+from lvmzoo.models.single_region.lds import LDSConfig
 from lvmzoo.train import train
 
 SPLIT = SplitConfig(validation=0.0, test=0.25, gap_s=0.0)
@@ -72,3 +74,16 @@ def test_a_model_without_inputs_says_so() -> None:
     run = train(plan, [recording()], write=False)
     assert run.sessions is not None
     assert any("contrastive has no known inputs: odor" in note for note in run.sessions[0].notes)
+
+
+def test_a_readout_of_activity_may_use_what_the_model_uses() -> None:
+    config = DataConfig(bin_width_s=0.1, inputs=["odor"], split=SPLIT)
+    for model, channels in ((LDSConfig(latents=2), 3), (ContrastiveConfig(latents=2, time_offset_bins=1), 0)):
+        plan = Experiment(model, config, TrainerConfig(max_steps=1, max_epochs=2, progress=False))
+        run = train(plan, [recording()], write=False)
+        assert run.sessions is not None
+        evaluation = Evaluation(run.model, run.sessions[0])
+        test = run.sessions[0].test
+        assert evaluation.regressors("test").shape == (test.n_bins, 2 + channels)
+        if channels:
+            np.testing.assert_array_equal(evaluation.regressors("test")[:, 2:], test.inputs["odor"][test.flat])
