@@ -59,6 +59,8 @@ class Layout:
     behavior: Mapping[str, Variable] = field(default_factory=dict)
     inputs: Mapping[str, int] = field(default_factory=dict)  # known external variables -> channels
     input_variables: Mapping[str, Variable] = field(default_factory=dict)  # what those were before they were encoded
+    conditions: tuple[str, ...] = ()  # levels of the trial column that sorts trials; empty: there is none
+    longest_bins: int = 0  # bins of the longest trial
     held_out: tuple[int, ...] = ()  # units for co-smoothing: learned in training, hidden at evaluation
 
     @property
@@ -94,6 +96,8 @@ class Layout:
             "behavior": _plain(self.behavior),
             "inputs": dict(self.inputs),
             "input_variables": _plain(self.input_variables),
+            "conditions": list(self.conditions),
+            "longest_bins": self.longest_bins,
             "held_out": list(self.held_out),
         }
 
@@ -109,6 +113,8 @@ class Layout:
             behavior=_variables(plain["behavior"]),
             inputs=dict(plain["inputs"]),
             input_variables=_variables(plain.get("input_variables", {})),
+            conditions=tuple(plain.get("conditions", ())),
+            longest_bins=int(plain.get("longest_bins", 0)),
             held_out=tuple(plain["held_out"]),
         )
 
@@ -143,6 +149,7 @@ class Batch:
     trial_index: Int[Tensor, " trial"]  # row of the trial table
     start_bin: Int[Tensor, " trial"]  # bin of the trial at which the batch begins (windows of long trials)
     layout: Layout
+    condition: Int[Tensor, " trial"] | None = None  # index into ``layout.conditions``, -1: unknown; None: all unknown
 
     @property
     def n_trials(self) -> int:
@@ -159,8 +166,8 @@ class Batch:
         changed: dict[str, Any] = {
             f.name: function(value) if isinstance(value, Tensor) else {key: function(v) for key, v in value.items()}
             for f in fields(self)
-            if f.name != "layout"
             for value in [getattr(self, f.name)]
+            if isinstance(value, Tensor | Mapping)
         }
         return replace(self, **changed)
 

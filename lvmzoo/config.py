@@ -61,6 +61,7 @@ class DataConfig:
     minimum_rate_hz: float = 0.0  # units below it in the training data are dropped; silent ones always are
     behavior: list[str] | None = None  # variables to use; null: all
     behavior_kinds: dict[str, str] = field(default_factory=dict)  # name -> continuous, circular or categorical
+    condition: str | None = None  # trial column that sorts trials into conditions; null: the one that reads like it
     inputs: list[str] | None = None  # variables that drive the model, such as a stimulus, instead of being read out
     split: SplitConfig = field(default_factory=SplitConfig)  # into training, validation and test data
 

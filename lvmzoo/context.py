@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,10 @@ import torch
 
 from lvmzoo.config import TrainerConfig
 from lvmzoo.errors import Interrupted, UserError
+from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.models.base import Model, StatisticsModel
 
-__all__ = ["log_file", "quiet", "threads"]
+__all__ = ["log_file", "quiet", "telling", "threads"]
 
 logger = logging.getLogger("lvmzoo")
 
@@ -29,6 +32,32 @@ def threads(config: TrainerConfig, model: Model) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def telling(wanted: bool) -> Iterator[Progress]:
+    """Say how far long work is: a bar on a terminal, a line a minute where there is none."""
+    if not wanted:
+        yield quiet_progress
+        return
+    shown = time.monotonic()
+    if not sys.stderr.isatty():
+
+        def say(what: str, fraction: float) -> None:
+            nonlocal shown
+            if time.monotonic() - shown > 60:
+                shown = time.monotonic()
+                print(f"{what}: {100 * fraction:.0f} %", file=sys.stderr)
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda what, fraction: bar.update(task, description=what, completed=fraction)
 
 
 @contextlib.contextmanager

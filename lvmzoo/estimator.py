@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from lvmzoo.data.load import load as load_recordings
 from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.errors import UserError, unknown
+from lvmzoo.findings import Findings
 from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import score_decoders
-from lvmzoo.models.base import Communicates, Scores
+from lvmzoo.models.base import Communicates, Connects, Scores
 from lvmzoo.run import Run, load_run
 from lvmzoo.train import readouts, train
 
@@ -149,12 +151,19 @@ class Estimator:
     def predict(self, X: Activity, y: Behavior | None = None) -> Any:
         """Return the target region of a model that communicates; else the behavior, decoded from the latents.
 
+        Several target regions come as a dict by name.
+
         Behavior comes as one array where one variable was given, else as a dict by name. ``y`` is looked at only for
         known inputs.
         """
         run = self._fitted()
         if isinstance(run.model, Communicates):
-            return _like(X, self._trials(X, y), run.model.predict_target)
+            [*targets] = run.model.routes
+            trials = self._trials(X, y)
+            predicted = {
+                target: _like(X, trials, partial(run.model.predict_target, target=target)) for target in targets
+            }
+            return predicted if len(targets) > 1 else predicted[targets[0]]
         decoders = self._readouts()
         if not decoders:
             raise UserError(
@@ -204,6 +213,32 @@ class Estimator:
                 f"Give score(X, y) a dict of {', '.join(behavior)}." if behavior else "Give behavior to fit and score.",
             )
         return float(np.mean(found))
+
+    def findings(self) -> dict[str, Findings]:
+        """Return what a model of several regions says about each session it was fitted to, with nulls and intervals.
+
+        ``findings()["arrays"].claims`` has a sentence for each claim; this may take minutes.
+
+        Raises
+        ------
+        UserError
+            For a model of one region, or one that was loaded: its training data are not part of it.
+        """
+        run = self._fitted()
+        if not isinstance(run.model, Connects):
+            able = ", ".join(name for name, entry in registry.entries().items() if issubclass(entry.model, Connects))
+            raise UserError(f"{self.model} says nothing about regions.", f"Models that do: {able}.", "Fit one of them.")
+        if not run.findings:
+            if run.sessions is None:
+                raise UserError(
+                    f"This {self.model} was loaded without its data, and no findings were saved with it.",
+                    "Nulls and intervals are computed from the training data.",
+                    "Fit it again, and call findings() before save().",
+                )
+            run.findings = {
+                session.layout.session: Evaluation(run.model, session, self.seed).findings() for session in run.sessions
+            }
+        return dict(run.findings)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted model to a folder; ``lvmzoo.load`` reads it again."""

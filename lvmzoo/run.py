@@ -26,6 +26,7 @@ from lvmzoo.checkpoint import write_bytes
 from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
 from lvmzoo.data.trials import Session
 from lvmzoo.errors import UserError
+from lvmzoo.findings import Claim, Findings
 from lvmzoo.metrics.base import Score
 from lvmzoo.metrics.decode import Decoder, decoder_from_state
 from lvmzoo.models.base import Model
@@ -59,6 +60,7 @@ class Run:
     folder: Path | None
     facts: dict[str, Any] = field(default_factory=dict)  # versions, fingerprint, seconds, notes
     decoders: Mapping[tuple[str, str], Decoder] = field(default_factory=dict)  # (session, variable) -> readout
+    findings: dict[str, Findings] = field(default_factory=dict)  # session -> what the model says about its regions
 
     def save(self, folder: str | Path) -> Path:
         """Write model, configuration, history and scores; nothing that runs code when it is read."""
@@ -91,6 +93,8 @@ class Run:
         writer.writeheader()
         writer.writerows(rows)
         write_text(folder / "metrics.csv", table.getvalue())
+        if self.findings:
+            write_findings(folder, self.findings)
         return folder
 
 
@@ -141,7 +145,8 @@ def load_run(folder: str | Path) -> Run:
         arrays = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.split("/")[0] == number}
         decoders[plain["session"], plain["name"]] = decoder_from_state(plain, arrays)
     scores = [Score(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
-    return Run(model, entry, experiment, None, scores, history, folder, description["facts"], decoders)
+    facts, findings = description["facts"], read_findings(folder)
+    return Run(model, entry, experiment, None, scores, history, folder, facts, decoders, findings)
 
 
 def experiment_to_plain(experiment: Experiment) -> dict[str, Any]:
@@ -223,6 +228,27 @@ def new_folder(parent: Path, name: str) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     write_bytes(path, text.encode())
+
+
+def write_findings(folder: Path, findings: Mapping[str, Findings]) -> None:
+    """Write claims as a table, and everything as JSON that ``load_run`` reads."""
+    plain = {session: found.to_json() for session, found in findings.items()}
+    write_text(folder / "findings.json", json.dumps(plain))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["session", *(f.name for f in dataclasses.fields(Claim)), "sentence"])
+    writer.writeheader()
+    for session, found in findings.items():
+        for claim in found.claims:
+            writer.writerow({"session": session, **dataclasses.asdict(claim), "sentence": claim.sentence})
+    write_text(folder / "claims.csv", table.getvalue())
+
+
+def read_findings(folder: Path) -> dict[str, Findings]:
+    """Read what ``write_findings`` wrote; nothing where a run has no findings."""
+    path = folder / "findings.json"
+    if not path.is_file():
+        return {}
+    return {session: Findings.from_json(plain) for session, plain in json.loads(path.read_text()).items()}
 
 
 def save_latents(path: Path, latents: Mapping[str, np.ndarray]) -> None:

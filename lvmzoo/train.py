@@ -21,7 +21,7 @@ import torch
 from lvmzoo import registry
 from lvmzoo.batch import Batch, Layout, TrialSampling
 from lvmzoo.config import Experiment
-from lvmzoo.context import log_file, quiet, threads
+from lvmzoo.context import log_file, quiet, telling, threads
 from lvmzoo.data.load import load, prepare
 from lvmzoo.data.module import TrainingData
 from lvmzoo.data.recording import Recording
@@ -35,7 +35,7 @@ from lvmzoo.metrics import score
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import best_decoders
-from lvmzoo.models.base import Communicates, GradientModel, Model, Reconstructs, Scores, StatisticsModel
+from lvmzoo.models.base import Communicates, Connects, GradientModel, Model, Reconstructs, Scores, StatisticsModel
 from lvmzoo.run import Run, experiment_to_plain, make_folder, read_experiment, save_latents, write_experiment
 
 if TYPE_CHECKING:
@@ -115,11 +115,10 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
 
 def _model_notes(experiment: Experiment, model: Model, layout: Layout) -> Iterator[str]:
     """Say what the model leaves out of the session, and where its size makes scores too good to be true."""
-    if isinstance(model, Communicates) and (unused := set(layout.units) - {model.source, model.target}):
-        yield (
-            f"{model.source} predicts {model.target}; not used: {', '.join(sorted(unused))}. "
-            "model.source and model.target choose the regions."
-        )
+    if isinstance(model, Communicates):
+        used = {region for target, sources in model.routes.items() for region in (target, *sources)}
+        if unused := set(layout.units) - used:
+            yield f"Regions that {experiment.model.name} does not use: {', '.join(sorted(unused))}."
     if layout.inputs and not model.uses_inputs:
         yield f"{experiment.model.name} has no known inputs: {', '.join(layout.inputs)} is not used."
     latents = getattr(experiment.model, "latents", None)
@@ -137,6 +136,11 @@ def _finish(run: Run, sessions: list[Session], folder: Path) -> None:
     logger.info("Scoring on held-out data")
     evaluations = [Evaluation(run.model, session, run.experiment.seed) for session in sessions]
     run.decoders = readouts(evaluations)
+    if isinstance(run.model, Connects):
+        logger.info("Asking what regions have to do with each other, with nulls and intervals")
+        for evaluation in evaluations:
+            with telling(run.experiment.trainer.progress) as progress:
+                run.findings[evaluation.layout.session] = evaluation.findings(progress)
     run.scores = [row for evaluation in evaluations for row in score(evaluation)]
     run.facts["seconds"]["evaluate"] = round(time.perf_counter() - began, 3)
     run.save(folder)

@@ -132,6 +132,11 @@ def _print_scores(finished: Run) -> None:
         table.add_row(*(escape(cell) for cell in cells[: len(table.columns)]))
     if finished.scores:
         console.print(table)
+    for session, found in finished.findings.items():
+        if len(finished.findings) > 1:
+            console.print(f"\n[bold]{escape(session)}[/bold]")
+        for claim in found.claims:
+            console.print(f"[bold]{claim.question}[/bold]  {escape(claim.sentence)}", highlight=False)
     if finished.folder is not None:
         report = finished.folder / "report.html"
         print(f"Run: {finished.folder}")

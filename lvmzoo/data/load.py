@@ -15,6 +15,7 @@ import torch
 from lvmzoo.batch import Layout, Observation
 from lvmzoo.config import DataConfig, SplitConfig
 from lvmzoo.data.binning import Binned, bin_activity
+from lvmzoo.data.conditions import Conditions, choose_conditions
 from lvmzoo.data.files import files_of, load, read_file
 from lvmzoo.data.gap import autocorrelation_time_s
 from lvmzoo.data.grid import Grid, make_grid
@@ -88,6 +89,7 @@ def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Sess
     behavior, variables, unlabeled = binned_behavior(signals, grid, bins)
     measured, input_variables, _ = binned_behavior(drives, grid, {part: np.arange(grid.total_bins) for part in PARTS})
     inputs, unmeasured = as_inputs(measured, input_variables, binned.valid)
+    conditions = choose_conditions(grid.table, config.condition)
     layout = Layout(
         session=recording.session,
         units={str(r): int(n) for r, n in recording.units["region"].iloc[rows].value_counts(sort=False).items()},
@@ -97,11 +99,19 @@ def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Sess
         behavior=variables,
         inputs={name: values.shape[1] for name, values in inputs.items()},
         input_variables=input_variables,
+        conditions=conditions.levels if conditions is not None else (),
+        longest_bins=int(grid.n_bins.max(initial=0)),
         held_out=held_out_units(config.split, rows, recording.n_units),
     )
     whole = _trials(layout, grid, binned, behavior, inputs, binned_truth(recording, grid, rows), _all(grid))
+    if conditions is not None:
+        whole = replace(whole, condition=conditions.codes(grid.table))
     parts = {part: _part(whole, grid, _segments(split[part], grid, config)) for part in PARTS}
-    return Session(**parts, notes=(*recording.notes, *grid.notes, *notes, *unlabeled, *unmeasured))
+    return Session(
+        **parts,
+        connections=recording.connections,
+        notes=(*recording.notes, *grid.notes, *notes, *unlabeled, *unmeasured),
+    )
 
 
 def _split(grid: Grid, binned: Binned, config: DataConfig, window_bins: int) -> tuple[Split, tuple[str, ...]]:
@@ -192,7 +202,8 @@ def _part(whole: Trials, grid: Grid, pieces: Pieces) -> Trials:
     start, stop = pieces.stored(grid)
     start_s, stop_s = pieces.interval_s(grid)
     table = grid.table.iloc[pieces.stretch].reset_index(drop=True).assign(start_s=start_s, stop_s=stop_s)
-    return replace(whole, start=start, stop=stop, table=table)
+    condition = None if whole.condition is None else whole.condition[pieces.stretch]
+    return replace(whole, start=start, stop=stop, table=table, condition=condition)
 
 
 def apply(recording: Recording, config: DataConfig, layout: Layout) -> Trials:
@@ -227,7 +238,11 @@ def apply(recording: Recording, config: DataConfig, layout: Layout) -> Trials:
         binned = _smoothed(binned, grid, config, pairwise(grid.offsets))
     behavior = match_behavior(recording, grid, layout.behavior)
     inputs = match_inputs(recording, grid, layout)
-    return _trials(layout, grid, binned, behavior, inputs, {}, _all(grid))
+    trials = _trials(layout, grid, binned, behavior, inputs, {}, _all(grid))
+    found = choose_conditions(grid.table, config.condition if config.condition in grid.table.columns else None)
+    if found is None or not layout.conditions:
+        return trials
+    return replace(trials, condition=Conditions(found.column, layout.conditions).codes(grid.table))
 
 
 def describe(path: str | Path, config: DataConfig) -> str:

@@ -126,6 +126,8 @@ class Recording:
         activity a bin). In NWB files they are TimeSeries of the same names in the processing module ``ground_truth``.
     observed : (intervals, 2) times between which the recording ran; None: all of it.
     unit_observed : the same for each unit, where units differ.
+    connections : of simulations: a row for each ordered pair of regions of which the first drives the second, with the
+        columns ``source``, ``target``, ``delay_s`` and ``dimensions``; every other pair does not communicate.
     source : the file it came from.
     notes : what the user should know about how it was read.
     """
@@ -142,6 +144,7 @@ class Recording:
     truth: Mapping[str, Signal] = field(default_factory=dict)
     observed: Float[np.ndarray, "interval 2"] | None = None
     unit_observed: Sequence[Float[np.ndarray, "_ 2"]] | None = None
+    connections: pd.DataFrame | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -170,6 +173,7 @@ class Recording:
         behavior: Mapping[str, Signal] | None = None,
         truth: Mapping[str, Signal] | None = None,
         observed: np.ndarray | None = None,
+        connections: pd.DataFrame | None = None,
     ) -> Recording:
         """Build a recording from one array of spike times a unit (seconds, any order); see the class for the rest.
 
@@ -207,6 +211,7 @@ class Recording:
             behavior=dict(behavior or {}),
             truth=dict(truth or {}),
             observed=None if observed is None else np.asarray(observed, dtype=np.float64),
+            connections=connections,
         )
 
 

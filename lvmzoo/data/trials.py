@@ -33,6 +33,7 @@ class Trials:
     behavior: Mapping[str, Float[Tensor, "bin _channel"]] = field(default_factory=dict)
     inputs: Mapping[str, Float[Tensor, "bin _channel"]] = field(default_factory=dict)
     truth: Mapping[str, Float[Tensor, "bin _channel"]] = field(default_factory=dict)  # simulations: "latents", "rates"
+    condition: Int[np.ndarray, " trial"] | None = None  # index into ``layout.conditions``, -1: none of them
 
     def __len__(self) -> int:
         return len(self.start)
@@ -58,7 +59,11 @@ class Trials:
         """Return some of the trials."""
         rows = np.asarray(trials, dtype=np.int64)
         return replace(
-            self, start=self.start[rows], stop=self.stop[rows], table=self.table.iloc[rows].reset_index(drop=True)
+            self,
+            start=self.start[rows],
+            stop=self.stop[rows],
+            table=self.table.iloc[rows].reset_index(drop=True),
+            condition=None if self.condition is None else self.condition[rows],
         )
 
     def batch(self, trials: Sequence[int] | np.ndarray | None = None) -> Batch:
@@ -98,7 +103,12 @@ class Trials:
             trial_index=torch.from_numpy(rows.copy()),
             start_bin=torch.zeros(len(rows), dtype=torch.int64),
             layout=self.layout,
+            condition=None if self.condition is None else torch.from_numpy(np.where(filler, -1, self._condition(rows))),
         )
+
+    def _condition(self, rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
+        assert self.condition is not None
+        return self.condition[rows] if len(self) else np.full(len(rows), -1)
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,7 @@ class Session:
     train: Trials
     validation: Trials
     test: Trials
+    connections: pd.DataFrame | None = None  # ground truth of a simulation, see ``Recording``
     notes: tuple[str, ...] = ()  # units dropped, smoothing that looks ahead, a split that shares slow drift
 
     @property

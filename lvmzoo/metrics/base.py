@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.data.trials import Session, Trials
-from lvmzoo.models.base import Communicates, Model, Reconstructs
+from lvmzoo.findings import Findings, Progress, quiet_progress
+from lvmzoo.models.base import Communicates, Connects, Model, Reconstructs
 
 __all__ = ["Evaluation", "Metric", "Score"]
 
@@ -124,11 +125,26 @@ class Evaluation:
         """Return the expected activity per bin of every unit, held-out ones included."""
         return self.kept(("rates", part), lambda: self.view(part, cast("Reconstructs", self._model()).rates))
 
-    def predictions(self, part: str) -> Float[np.ndarray, "bin target_unit"]:
-        """Return the expected activity of the target region of a model that communicates."""
+    def predictions(self, part: str, target: str) -> Float[np.ndarray, "bin target_unit"]:
+        """Return the expected activity of a region, given the others that the model predicts it from."""
+        model = cast("Communicates", self._model())
         return self.kept(
-            ("predictions", part), lambda: self.view(part, cast("Communicates", self._model()).predict_target)
+            ("predictions", part, target), lambda: self.view(part, lambda batch: model.predict_target(batch, target))
         )
+
+    def findings(self, progress: Progress = quiet_progress) -> Findings:
+        """Return what a model that connects regions says of them; from training trials alone, with every unit shown."""
+
+        def compute() -> Findings:
+            model = self._model()
+            parameter = next(model.parameters(), None)
+            batch = self.trials("train").batch().without_behavior()
+            with evaluating(model):
+                return cast("Connects", model).findings(
+                    batch if parameter is None else batch.to(parameter.device), self.seed, progress
+                )
+
+        return self.kept("findings", compute)
 
     @property
     def positive_rates(self) -> bool:

@@ -24,23 +24,25 @@ class VarianceExplained:
     needs: type | None = Communicates
 
     def __call__(self, evaluation: Evaluation) -> list[Score]:
-        """Return one row, with the target region as target."""
+        """Return a row for each region that is predicted."""
         model = cast("Communicates", evaluation.model)
-        region = evaluation.layout.region(model.target)
         if not len(evaluation.bins("test")):
             return []
-        train, test = (observed(evaluation, part, region) for part in ("train", "test"))
-        value, spread = r2(
-            test,
-            evaluation.predictions("test").astype(np.float64),
-            evaluation.groups("test"),
-            pooled=True,
-            center=np.nan_to_num(np.nanmean(train, axis=0)),
-        )
-        if not np.isfinite(value):
-            return []
-        note = f"1 - NSE from {model.source}"
-        return [Score(self.name, value, evaluation.layout.session, model.target, spread=spread, n=len(test), note=note)]
+        found = []
+        for target, sources in model.routes.items():
+            region = evaluation.layout.region(target)
+            train, test = (observed(evaluation, part, region) for part in ("train", "test"))
+            value, spread = r2(
+                test,
+                evaluation.predictions("test", target).astype(np.float64),
+                evaluation.groups("test"),
+                pooled=True,
+                center=np.nan_to_num(np.nanmean(train, axis=0)),
+            )
+            note = f"1 - NSE from {' and '.join(sources)}"
+            score = Score(self.name, value, evaluation.layout.session, target, spread=spread, n=len(test), note=note)
+            found.append(score)
+        return [score for score in found if np.isfinite(score.value)]
 
 
 def observed(evaluation: Evaluation, part: str, units: slice | tuple[int, ...]) -> np.ndarray:

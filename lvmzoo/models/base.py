@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvmzoo.batch import Batch, Layout, Sampling, TrialSampling
+from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.shared_variance import SharedVariance
 
 __all__ = [
     "Communicates",
+    "Connects",
     "Decodes",
     "Filters",
     "Forecasts",
@@ -133,14 +135,31 @@ class Reconstructs(abc.ABC):
 
 
 class Communicates(abc.ABC):
-    """Predicts a target region from a source region."""
+    """Predicts regions from other regions."""
 
-    source: str
-    target: str
+    @property
+    @abc.abstractmethod
+    def routes(self) -> Mapping[str, tuple[str, ...]]:
+        """The regions that it predicts, and from which regions it predicts each of them."""
 
     @abc.abstractmethod
-    def predict_target(self, batch: Batch) -> Float[Tensor, "trial bin target_unit"]:
-        """Return the expected activity of the target region given the source region alone."""
+    def predict_target(self, batch: Batch, target: str) -> Float[Tensor, "trial bin target_unit"]:
+        """Return the expected activity of a region of ``routes`` given its source regions alone."""
+
+
+class Connects(abc.ABC):
+    """Says which regions communicate, in which direction, with what delay and through how many dimensions."""
+
+    @abc.abstractmethod
+    def findings(self, batch: Batch, seed: int, progress: Progress = quiet_progress) -> Findings:
+        """Return claims about the regions of a session, each with its null and interval.
+
+        Parameters
+        ----------
+        batch : all training trials of the session.
+        seed : of permutations and resamples.
+        progress : is told how far long work is.
+        """
 
 
 class Decodes(abc.ABC):
@@ -225,6 +244,7 @@ class HasSharedVariance(abc.ABC):
 CAPABILITIES: tuple[type, ...] = (
     Reconstructs,
     Communicates,
+    Connects,
     Decodes,
     Forecasts,
     Filters,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from lvmzoo.report.view import View
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from lvmzoo.models.base import Communicates
+
 __all__ = ["communication_figures", "decoding_figures"]
 
-_MOST_VARIABLES, _STRETCH_S, _UNITS = 3, 40.0, 5
+_MOST_VARIABLES, _MOST_TARGETS, _STRETCH_S, _UNITS = 3, 3, 40.0, 5
 
 
 def decoding_figures(view: View) -> Iterator[Picture]:
@@ -144,10 +146,14 @@ def _against(name: str, variable: Variable, channel: int, true: np.ndarray, deco
 
 def communication_figures(view: View) -> Iterator[Picture]:
     """Draw what a model that communicates predicts of the target region."""
-    source: str = view.run.model.source  # type: ignore[assignment, union-attr]
-    target: str = view.run.model.target  # type: ignore[assignment, union-attr]
+    model = cast("Communicates", view.run.model)
+    for target, sources in list(model.routes.items())[:_MOST_TARGETS]:
+        yield from _predicted(view, " and ".join(sources), target)
+
+
+def _predicted(view: View, source: str, target: str) -> Iterator[Picture]:
     actual = view.activity("test")[:, view.layout.region(target)]
-    predicted = view.evaluation.predictions("test")
+    predicted = view.evaluation.predictions("test", target)
     mean = np.nanmean(view.activity("train")[:, view.layout.region(target)], 0)
     known = np.isfinite(actual)
     error = np.where(known, actual - predicted, 0.0)

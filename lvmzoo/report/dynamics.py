@@ -28,7 +28,7 @@ from lvmzoo.report.eigenvalues import (
 from lvmzoo.report.style import CATEGORIES, INK, Picture, Table, picture
 from lvmzoo.report.text import duration, number
 from lvmzoo.report.trajectories import condition_means
-from lvmzoo.report.view import View
+from lvmzoo.report.view import View, colors_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,7 +202,7 @@ class Flow:
             conditions = self.view.conditions
             assert conditions is not None
             means, _ = condition_means(self.view, self.view.projected[:, :2])
-            for mean, color in zip(means, conditions.colors, strict=True):
+            for mean, color in zip(means, colors_of(conditions), strict=True):
                 axes.plot(*mean.T, color=color, linewidth=1.8, zorder=2)
                 axes.plot(*mean[:1].T, "o", color=color, markersize=4, zorder=2)
             return

@@ -21,7 +21,7 @@ from lvmzoo.report.style import (
     picture,
 )  # fmt: skip
 from lvmzoo.report.trajectories import condition_means
-from lvmzoo.report.view import View
+from lvmzoo.report.view import View, colors_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def _psths(view: View) -> Iterator[Picture]:
         def draw(figure: Figure, place: int = place) -> None:
             left, right = figure.subplots(1, 2, sharey=True)
             for code in levels:
-                color = conditions.colors[code]
+                color = colors_of(conditions)[code]
                 mean, error = means[code, :, place], errors[code, :, place]
                 left.plot(time, mean, color=color, linewidth=1.2)
                 left.fill_between(time, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)

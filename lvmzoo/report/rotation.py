@@ -15,7 +15,7 @@ from lvmzoo.metrics.rotation import MINIMUM_BINS, MINIMUM_CONDITIONS, Rotation, 
 from lvmzoo.report.style import HAIRLINE, MUTED, PREDICTED, RECORDED, Picture, picture
 from lvmzoo.report.text import number
 from lvmzoo.report.trajectories import condition_means
-from lvmzoo.report.view import View
+from lvmzoo.report.view import View, colors_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,7 +146,7 @@ def averages(view: View) -> Averages | str:
     return Averages(
         means[:, first:stop],
         _normalized(view, _pooled(view, parts, view.activity)[kept, first:stop]),
-        [conditions.colors[code] for code in kept],
+        [colors_of(conditions)[code] for code in kept],
         words,
         f"all {len(kept)}" if len(kept) == len(conditions.levels) else f"{len(kept)} of {len(conditions.levels)}",
         float((stop - first) * view.bin_s),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lvmzoo.report.coloring import space_axes
-from lvmzoo.report.view import View
+from lvmzoo.report.view import View, colors_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ class Trajectories:
         """Draw mean and SEM of one axis over time."""
         axes = figure.subplots()
         for mean, error, color in zip(
-            self.means[..., axis], self.errors[..., axis], self.conditions.colors, strict=True
+            self.means[..., axis], self.errors[..., axis], colors_of(self.conditions), strict=True
         ):
             axes.plot(self.time, mean, color=color)
             axes.fill_between(self.time, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
@@ -107,10 +107,10 @@ class Trajectories:
             )
         known = np.flatnonzero(self.codes >= 0)
         for trial in np.random.default_rng(0).permutation(known)[:_MOST_TRIALS]:
-            color = self.conditions.colors[self.codes[trial]]
+            color = colors_of(self.conditions)[self.codes[trial]]
             axes.plot(*trials[trial].T, color=color, alpha=0.22, linewidth=0.6)
         for code in np.flatnonzero(self.counts):
-            mean, color = means[code], self.conditions.colors[code]
+            mean, color = means[code], colors_of(self.conditions)[code]
             axes.plot(*mean.T, color=color, linewidth=2.0)
             axes.plot(*mean[:1].T, "o", color=color, markersize=4)
 
@@ -131,7 +131,7 @@ class Trajectories:
             (float(point[0]), float(point[1])),
             xytext=(4, 3),
             textcoords="offset points",
-            color=self.conditions.colors[code],
+            color=colors_of(self.conditions)[code],
             weight="bold",
             bbox=outline,
         )

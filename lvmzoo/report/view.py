@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from lvmzoo.batch import Kind, Layout, Observation, Variable
+from lvmzoo.data.conditions import Conditions, choose_conditions
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.models.base import Reconstructs
 from lvmzoo.report.style import palette
@@ -19,58 +20,14 @@ if TYPE_CHECKING:
     from lvmzoo.metrics.base import Evaluation
     from lvmzoo.run import Run
 
-__all__ = ["Axes", "Conditions", "View", "find_conditions", "used_behavior"]
+__all__ = ["Axes", "View", "colors_of", "used_behavior"]
 
-_TELLING = ("condition", "target", "stimulus", "direction", "choice", "cue", "type", "go", "side")
-_MOST_CONDITIONS = 24
 _READOUT_BINS = 20_000  # enough to find the readout of a model
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """The trial column that sorts trials, its levels in order, and a color for each."""
-
-    column: str
-    levels: tuple[str, ...]
-    colors: tuple[Any, ...]
-
-    def codes(self, table: pd.DataFrame) -> Int[np.ndarray, " trial"]:
-        """Return the index of each trial's level, -1 where it has none."""
-        position = {level: code for code, level in enumerate(self.levels)}
-        return np.array([position.get(_label(value), -1) for value in table[self.column]], dtype=np.int64)
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, tuple | list | np.ndarray):
-        return ", ".join(_label(item) for item in value)
-    if isinstance(value, float | np.floating):
-        return f"{value:g}" if np.isfinite(value) else ""
-    return "" if value is None or value is pd.NA else str(value)
-
-
-def find_conditions(table: pd.DataFrame) -> Conditions | None:
-    """Return the column of a trial table that best reads as the trials' condition, if there is one.
-
-    It has 2 to 24 levels with, in the median, three trials or more; names such as "target" come first; times never.
-    """
-    found: list[tuple[int, int, str, list[Any]]] = []
-    for order, column in enumerate(map(str, table.columns)):
-        lower = column.lower()
-        if lower.endswith(("_s", "_time", "_bins", "_id", "_index")) or lower in ("id", "trial", "index", "block"):
-            continue
-        counts = table[column].map(_label).value_counts()
-        counts = counts[counts.index != ""]
-        if not 2 <= len(counts) <= _MOST_CONDITIONS or counts.median() < 3:
-            continue
-        rank = next((place for place, word in enumerate(_TELLING) if word in lower), len(_TELLING))
-        numeric = pd.to_numeric(pd.Series(counts.index), errors="coerce")
-        order_of = (lambda i, n=numeric: n[i]) if numeric.notna().all() else (lambda i, c=counts: c.index[i])
-        levels = [counts.index[i] for i in sorted(range(len(counts)), key=order_of)]
-        found.append((rank, order, column, levels))
-    if not found:
-        return None
-    _, _, column, levels = min(found, key=lambda item: item[:2])
-    return Conditions(column, tuple(levels), tuple(palette(len(levels))))
+def colors_of(conditions: Conditions) -> tuple[Any, ...]:
+    """Return a color for each condition."""
+    return tuple(palette(len(conditions.levels)))
 
 
 @dataclass(frozen=True)
@@ -167,7 +124,8 @@ class View:
     def conditions(self) -> Conditions | None:
         """What sorts the trials, if anything does."""
         parts = [self.part(name).table for name in ("train", "validation", "test")]
-        return find_conditions(pd.concat([part for part in parts if len(part)], ignore_index=True))
+        table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+        return choose_conditions(table, self.run.experiment.data.condition)
 
     @property
     def key(self) -> tuple[str, list[tuple[str, str]]] | None:
@@ -176,7 +134,7 @@ class View:
             return None
         from matplotlib.colors import to_hex
 
-        colors = [to_hex(color) for color in self.conditions.colors]
+        colors = [to_hex(color) for color in colors_of(self.conditions)]
         return self.conditions.column, list(zip(self.conditions.levels, colors, strict=True))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from typing import Any
 
@@ -16,8 +17,10 @@ from lvmzoo import registry
 from lvmzoo.batch import Batch
 from lvmzoo.config import Experiment, TrainerConfig
 from lvmzoo.data.trials import Session
+from lvmzoo.findings import Findings
 from lvmzoo.models.base import (
     Communicates,
+    Connects,
     Decodes,
     Filters,
     Forecasts,
@@ -83,7 +86,7 @@ def outputs(model: Model, batch: Batch) -> dict[str, torch.Tensor]:
         if isinstance(model, Reconstructs):
             found["rates"] = model.rates(batch)
         if isinstance(model, Communicates):
-            found["target"] = model.predict_target(batch)
+            found.update({f"target {name}": model.predict_target(batch, name) for name in model.routes})
         if isinstance(model, Decodes):
             found.update({f"decoded {name}": value for name, value in model.decode(batch).items()})
         if isinstance(model, Forecasts):
@@ -129,7 +132,9 @@ def test_shapes_and_finite_values(run: Run, session: Session) -> None:
             found["rates"].shape == found["forecast" if "forecast" in found else "rates"].shape == (trials, bins, units)
         )
     if isinstance(run.model, Communicates):
-        assert found["target"].shape == (trials, bins, world.UNITS[run.model.target])
+        for target, sources in run.model.routes.items():
+            assert set(sources) <= set(world.UNITS) - {target}
+            assert found[f"target {target}"].shape == (trials, bins, world.UNITS[target])
     if "log-likelihood" in found:
         assert found["log-likelihood"].shape == (trials,)
     if "posterior mean" in found:
@@ -320,12 +325,13 @@ def test_finds_what_was_planted(run: Run, session: Session) -> None:
     """Latents are recovered better than by PCA of equal size; a target region better than by its mean."""
     train_batch, test_batch = session.train.batch().without_behavior(), session.test.batch().without_behavior()
     if isinstance(run.model, Communicates):
-        region = session.layout.region(run.model.target)
-        with torch.no_grad():
-            predicted = run.model.predict_target(test_batch)[test_batch.valid].numpy()
-        truth = test_batch.activity[test_batch.valid][:, region].double().numpy()
-        mean = train_batch.activity[train_batch.valid][:, region].double().numpy().mean(0)
-        assert ((truth - predicted) ** 2).sum() < 0.97 * ((truth - mean) ** 2).sum()
+        for target in run.model.routes:
+            region = session.layout.region(target)
+            with torch.no_grad():
+                predicted = run.model.predict_target(test_batch, target)[test_batch.valid].numpy()
+            truth = test_batch.activity[test_batch.valid][:, region].double().numpy()
+            mean = train_batch.activity[train_batch.valid][:, region].double().numpy().mean(0)
+            assert ((truth - predicted) ** 2).sum() < 0.97 * ((truth - mean) ** 2).sum(), target
         return
     raw = [batch.activity[batch.valid].double().numpy() for batch in (train_batch, test_batch)]
     with torch.no_grad():
@@ -356,3 +362,26 @@ def test_the_module_cites_its_paper(name: str) -> None:
     assert entry.reference.doi in (sys.modules[entry.model.__module__].__doc__ or "")
     assert entry.reference.key
     assert entry.summary.endswith(".")
+
+
+def test_what_is_said_of_regions_is_complete(run: Run, session: Session) -> None:
+    """Claims name regions of the session, nulls and intervals contain what they should, and a seed gives them again."""
+    if not isinstance(run.model, Connects):
+        return
+    batch = session.train.batch().without_behavior()
+    found = run.model.findings(batch, 0)
+    assert found.claims
+    for claim in found.claims:
+        assert {claim.source, claim.target} <= set(session.layout.units)
+        assert claim.source != claim.target
+        assert claim.sentence.endswith(".")
+        assert claim.p is None or 0 < claim.p <= 1
+        if claim.interval is not None:
+            assert claim.interval[0] <= claim.value <= claim.interval[1], claim
+        if claim.evidence is not None and claim.question != "dimensions":
+            assert claim.p is not None, claim
+            assert claim.interval is not None, claim
+    for profile in found.profiles:
+        assert profile.value.shape == tuple(len(places) for places in profile.axes.values())
+    assert Findings.from_json(json.loads(json.dumps(found.to_json()))).claims == found.claims
+    assert run.model.findings(batch, 0).to_json() == found.to_json()

@@ -35,6 +35,7 @@ def recording(seed: int = 0, trials: int = 40, counts: bool = True) -> Recording
         {"hand": hand, "heading": heading, "side": side},
         bin_width_s=0.05,
         regions=[name for name, n in UNITS.items() for _ in range(n)],
+        conditions=random.integers(0, 2, trials),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,7 @@ class Base(Model):
 
 class Full(Base, Reconstructs, Scores, Communicates, HasSharedVariance):
     positive_rates = True
-    source, target = "a", "b"
+    routes: ClassVar = {"b": ("a",)}
 
     def rates(self, batch: Batch) -> torch.Tensor:
         return torch.exp(0.1 * torch.tanh(self.latents(batch)) @ self.projection.T)
@@ -106,8 +107,8 @@ class Full(Base, Reconstructs, Scores, Communicates, HasSharedVariance):
         folds = torch.tensor([[0.3, 0.4, torch.nan], [2.0, 3.0, torch.nan], [0.2, 0.3, torch.nan]])
         return SharedVariance(torch.tensor(3.0), *folds)
 
-    def predict_target(self, batch: Batch) -> torch.Tensor:
-        return 0.1 * self.latents(batch) @ self.projection[batch.layout.region("b")].T
+    def predict_target(self, batch: Batch, target: str) -> torch.Tensor:
+        return 0.1 * self.latents(batch) @ self.projection[batch.layout.region(target)].T
 
 
 class Gaussian(Base, Reconstructs):

@@ -120,9 +120,9 @@ def test_the_penalty_is_chosen_by_cross_validation() -> None:
 def test_rank_zero_predicts_the_mean_and_full_rank_is_least_squares() -> None:
     x, y = planted(1)
     trials = make_trials(x, y)
-    mean = fit(trials, rank=0).predict_target(trials.batch())
+    mean = fit(trials, rank=0).predict_target(trials.batch(), "target")
     np.testing.assert_allclose(mean.numpy(), np.broadcast_to(y.mean((0, 1)), y.shape), atol=1e-10)
-    full = fit(trials, rank=10).predict_target(trials.batch()).numpy()
+    full = fit(trials, rank=10).predict_target(trials.batch(), "target").numpy()
     design = np.c_[x.reshape(-1, 14), np.ones(720)]
     expected = design @ np.linalg.lstsq(design, y.reshape(-1, 10), rcond=None)[0]
     np.testing.assert_allclose(full.reshape(-1, 10), expected, atol=1e-9)

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.config import DataConfig, Experiment, SplitConfig
+from lvmzoo.data.conditions import find_conditions
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.report import curves, text
 from lvmzoo.report.decoding import _quality
@@ -20,7 +21,7 @@ from lvmzoo.report.drift import drift_figures
 from lvmzoo.report.rates import broken, stretch
 from lvmzoo.report.style import hue_circle, palette
 from lvmzoo.report.trajectories import condition_means
-from lvmzoo.report.view import Axes, View, find_conditions
+from lvmzoo.report.view import Axes, View
 
 
 def view_of(session) -> View:

@@ -10,7 +10,7 @@ doi:10.1016/j.neuron.2019.01.026; Izenman (1975), doi:10.1016/0047-259X(75)90042
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,7 +161,12 @@ class ReducedRankRegression(StatisticsModel, Communicates):
         x = torch.where(batch.valid[..., None], self._impute(x, observed), 0.0)
         return x @ self.encode[:, : int(self.rank)]
 
-    def predict_target(self, batch: Batch) -> Float[Tensor, "trial bin target_unit"]:
+    @property
+    def routes(self) -> Mapping[str, tuple[str, ...]]:
+        """The target region, predicted from the source region."""
+        return {self.target: (self.source,)}
+
+    def predict_target(self, batch: Batch, target: str) -> Float[Tensor, "trial bin target_unit"]:
         """Return the expected activity of the target region given the source region alone."""
         return self.latents(batch) @ self.readout[: int(self.rank)] + self.mean_target
 

@@ -1,0 +1,225 @@
+"""What a model says about the regions of a session: claims with their nulls and intervals, and the curves behind them.
+
+A claim answers one question about two regions. It says how far chance alone goes (the null), how sure its value is
+(the interval) and, where there is one, what the same method says within a region (the control). "No evidence" and "too
+short to tell" are answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Claim", "Findings", "Profile", "Progress", "Question", "quiet_progress"]
+
+Progress = Callable[[str, float], None]  # what is being done, and the fraction of it that is done
+
+
+def quiet_progress(what: str, fraction: float) -> None:
+    """Say nothing."""
+
+
+class Question(StrEnum):
+    """What is asked about two regions."""
+
+    COMMUNICATION = "communication"  # do they share activity at all? undirected
+    DIRECTION = "direction"  # does the source drive the target? directed: one claim each way
+    DELAY = "delay"  # in ms; positive: the target follows the source
+    DIMENSIONS = "dimensions"  # through how many dimensions does the source predict, or share with, the target?
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One answer, about one session.
+
+    ``p`` is corrected for everything that was looked at (lags, pairs of regions, latents) as ``note`` says.
+    """
+
+    question: Question
+    source: str
+    target: str
+    value: float
+    statistic: str  # what the value is: "Granger causality", "cross-validated canonical correlation", "relative delay"
+    unit: str = ""  # "ms", "nats/bin"; "" for a ratio or a number
+    interval: tuple[float, float] | None = None  # 95 %
+    p: float | None = None
+    null: tuple[float, float] | None = None  # median and 95th percentile of the statistic under the null
+    evidence: bool | None = None  # True: survives its null; False: no evidence; None: cannot be told
+    control: float | None = None  # the same within a region
+    control_interval: tuple[float, float] | None = None
+    item: str = ""  # which one, where there are several: "latent 2"
+    note: str = ""  # which null and interval; why it cannot be told
+
+    @property
+    def sentence(self) -> str:
+        """The claim in plain words."""
+        return _SENTENCES[self.question](self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types; ``from_json`` is the inverse."""
+        return {
+            "question": self.question.value,
+            **{f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "question"},
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Claim:
+        """Build a claim from what ``to_json`` returned."""
+        values: dict[str, Any] = {
+            name: tuple(map(_number, v)) if isinstance(v, list) else v for name, v in plain.items()
+        }
+        return cls(**{**values, "question": Question(plain["question"]), "value": _number(plain["value"])})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A curve or a map behind claims about two regions, for figures.
+
+    ``kind`` says what it is: "lag" (value by lag), "time" (a map: time in source by time in target), "rank" (value by
+    number of dimensions), "frequency" (value by frequency), "trace" (value by time in the trial). All arrays have the
+    shape of ``value``, one axis for each of ``axes``.
+    """
+
+    kind: str
+    source: str
+    target: str
+    statistic: str  # what the value is
+    axes: Mapping[str, np.ndarray]  # label with its unit, such as "lag (ms)" -> where the values lie
+    value: np.ndarray
+    low: np.ndarray | None = None  # 95 % interval, or a standard error below and above
+    high: np.ndarray | None = None
+    null: np.ndarray | None = None  # 95th percentile under the null; for a maximum over the axes the same everywhere
+    control: np.ndarray | None = None  # the same within a region
+    control_low: np.ndarray | None = None
+    control_high: np.ndarray | None = None
+    marks: Mapping[str, float] = field(default_factory=dict)  # places on the first axis: {"1-SE rank": 2}
+    item: str = ""  # which one, where there are several
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types; ``from_json`` is the inverse."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Profile:
+        """Build a profile from what ``to_json`` returned."""
+        arrays: dict[str, Any] = {
+            name: _array(value) if isinstance(value, list) else value for name, value in plain.items()
+        }
+        return cls(**{**arrays, "axes": {label: _array(values) for label, values in plain["axes"].items()}})
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a model says about the regions of one session."""
+
+    claims: tuple[Claim, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types; ``from_json`` is the inverse."""
+        return {"claims": [claim.to_json() for claim in self.claims], "profiles": [p.to_json() for p in self.profiles]}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Findings:
+        """Build findings from what ``to_json`` returned."""
+        return cls(tuple(map(Claim.from_json, plain["claims"])), tuple(map(Profile.from_json, plain["profiles"])))
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON types; JSON knows no NaN, which becomes null."""
+    if isinstance(value, np.ndarray):
+        kept = value.astype(object)
+        kept[~np.isfinite(value)] = None
+        return kept.tolist()
+    if isinstance(value, tuple):
+        return [_plain(float(v)) for v in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.array(values, dtype=np.float64)
+
+
+def _amount(value: float, unit: str = "") -> str:
+    digits = f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return (digits.replace("-", "\N{MINUS SIGN}") + (f" {unit}" if unit else "")).strip()
+
+
+def _support(claim: Claim) -> str:
+    """Interval, null and p in brackets."""
+    parts = []
+    if claim.interval is not None:
+        low, high = (_amount(v) for v in claim.interval)
+        parts.append(f"95 % interval {low} to {high}{' ' + claim.unit if claim.unit else ''}")
+    if claim.null is not None:
+        parts.append(f"null: median {_amount(claim.null[0])}, 95th percentile {_amount(claim.null[1])}")
+    if claim.p is not None:
+        parts.append(f"p = {claim.p:.2g}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _tail(claim: Claim) -> str:
+    return f" {claim.note[0].upper()}{claim.note[1:].rstrip('.')}." if claim.note else ""
+
+
+def _measured(claim: Claim) -> str:
+    item = f", {claim.item}" if claim.item else ""
+    return f"{claim.statistic} {_amount(claim.value, claim.unit)}{item}{_support(claim)}"
+
+
+def _communication(claim: Claim) -> str:
+    pair = f"{claim.source} and {claim.target}"
+    if claim.evidence is None:
+        return f"Whether {pair} share activity cannot be told: {_measured(claim)}.{_tail(claim)}"
+    start = f"{pair} share activity" if claim.evidence else f"No evidence that {pair} share activity"
+    return f"{start}: {_measured(claim)}.{_tail(claim)}"
+
+
+def _direction(claim: Claim) -> str:
+    way = f"{claim.source} drives {claim.target}"
+    if claim.evidence is None:
+        return f"Whether {way} cannot be told: {_measured(claim)}.{_tail(claim)}"
+    start = f"{claim.source} predicts what {claim.target} does next" if claim.evidence else f"No evidence that {way}"
+    return f"{start}: {_measured(claim)}.{_tail(claim)}"
+
+
+def _delay(claim: Claim) -> str:
+    pair = f"{claim.source} and {claim.target}"
+    if claim.evidence is None:
+        return f"A delay between {pair} cannot be told: {_measured(claim)}.{_tail(claim)}"
+    if not claim.evidence:
+        return f"No evidence of a delay between {pair}: {_measured(claim)}.{_tail(claim)}"
+    first, second = (claim.source, claim.target) if claim.value >= 0 else (claim.target, claim.source)
+    item = f" ({claim.item})" if claim.item else ""
+    return f"{second} follows {first} by {_amount(abs(claim.value), claim.unit)}{item}{_support(claim)}.{_tail(claim)}"
+
+
+def _dimensions(claim: Claim) -> str:
+    text = f"{claim.source} and {claim.target}: {claim.value:g} dimension{'s' * (claim.value != 1)}, {claim.statistic}"
+    if claim.interval is not None:
+        text += f" (95 % of resamples: {claim.interval[0]:g} to {claim.interval[1]:g})"
+    if claim.control is not None:
+        text += f"; within a region {claim.control:g}"
+        if claim.control_interval is not None:
+            text += f" ({claim.control_interval[0]:g} to {claim.control_interval[1]:g})"
+    return f"{text}.{_tail(claim)}"
+
+
+_SENTENCES: Mapping[Question, Callable[[Claim], str]] = {
+    Question.COMMUNICATION: _communication,
+    Question.DIRECTION: _direction,
+    Question.DELAY: _delay,
+    Question.DIMENSIONS: _dimensions,
+}
