@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lvmzoo.errors import unknown
 
-__all__ = ["Batch", "Kind", "Layout", "Observation", "PairSampling", "Sampling", "TrialSampling", "Variable"]
+__all__ = ["Batch", "Kind", "Layout", "Observation", "PairSampling", "Sampling", "Share", "TrialSampling", "Variable"]
 
 
 class Observation(StrEnum):
@@ -133,6 +133,13 @@ def _variables(plain: Mapping[str, Any]) -> dict[str, Variable]:
     }
 
 
+class Share(NamedTuple):
+    """Which of the trials of a training step one of several processes holds."""
+
+    trials: int  # of all processes together, fillers not counted
+    first: int  # of this process among them; the others of the batch follow it
+
+
 @dataclass(frozen=True)
 class Batch:
     """Trials of one session on a common bin grid.
@@ -150,6 +157,7 @@ class Batch:
     start_bin: Int[Tensor, " trial"]  # bin of the trial at which the batch begins (windows of long trials)
     layout: Layout
     condition: Int[Tensor, " trial"] | None = None  # index into ``layout.conditions``, -1: unknown; None: all unknown
+    share: Share | None = None  # None: all the trials of the step
 
     @property
     def n_trials(self) -> int:

@@ -215,7 +215,7 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
             trainer = pl.Trainer(
                 accelerator=accelerator,
                 devices=config.devices,
-                strategy=_strategy(config.devices, config.accelerator),
+                strategy=_strategy(config.devices, config.accelerator, some=gradient and len(sessions) > 1),
                 precision="bf16-mixed" if config.precision == "bf16" else "32-true",
                 max_epochs=-1 if gradient else total - len(record.rows),
                 callbacks=[record, checkpoints, *([Progress(record, total, unit)] if config.progress else [])],
@@ -305,11 +305,12 @@ def _check_devices(accelerator: str, devices: int) -> None:
         )
 
 
-def _strategy(devices: int, accelerator: str) -> Any:
+def _strategy(devices: int, accelerator: str, some: bool) -> Any:
+    """Return how processes work together; ``some``: a step may leave parameters, those of other sessions, untouched."""
     if devices == 1:
         return "auto"
     gloo = accelerator == "cpu" or not torch.cuda.is_available()
-    return pl.strategies.DDPStrategy(process_group_backend="gloo" if gloo else None)
+    return pl.strategies.DDPStrategy(process_group_backend="gloo" if gloo else None, find_unused_parameters=some)
 
 
 def _latents(evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int
 
-from lvmzoo.batch import Batch
+from lvmzoo.batch import Batch, Share
 from lvmzoo.data.trials import Trials
 
 __all__ = ["Feed", "TrialSampler"]
@@ -51,7 +52,14 @@ class TrialSampler:
         """Return this rank's share of the batch of a step, counted from the start of training."""
         epoch, position = divmod(step, len(self))
         session, trials = self._plan(epoch if self._shuffle else 0)[position]
-        return self._sessions[session].batch(self._share(trials))
+        if self._world == 1:
+            return self._sessions[session].batch(trials)
+        # The grid of the whole batch on every rank: draws for its bins are then the same on all of them.
+        size, bins = -(-len(trials) // self._world), int(self._sessions[session].lengths[trials].max())
+        mine = trials[self._rank * size : (self._rank + 1) * size]
+        rows = np.concatenate([mine, np.full(size - len(mine), -1)])
+        share = Share(len(trials), self._rank * size)
+        return replace(self._sessions[session].batch(rows, bins), share=share)
 
     def epoch(self) -> Iterator[Batch]:
         """Yield every batch of the first epoch."""
@@ -69,13 +77,6 @@ class TrialSampler:
                 (index, order[first : first + self._size(trials)]) for first in range(0, len(order), self._size(trials))
             ]
         return [batches[i] for i in random.permutation(len(batches))] if self._shuffle else batches
-
-    def _share(self, trials: Int[np.ndarray, " trial"]) -> Int[np.ndarray, " share"]:
-        if self._world == 1:
-            return trials
-        size = -(-len(trials) // self._world)
-        mine = trials[self._rank * size : (self._rank + 1) * size]
-        return np.concatenate([mine, np.full(size - len(mine), -1)])
 
 
 class Feed:

@@ -66,16 +66,16 @@ class Trials:
             condition=None if self.condition is None else self.condition[rows],
         )
 
-    def batch(self, trials: Sequence[int] | np.ndarray | None = None) -> Batch:
+    def batch(self, trials: Sequence[int] | np.ndarray | None = None, bins: int = 1) -> Batch:
         """Return trials on a common grid, padded at their ends; a view where they lie end to end with equal length.
 
-        An index of -1 is a filler: a trial without a valid bin.
+        An index of -1 is a filler: a trial without a valid bin. The grid has ``bins`` bins at least.
         """
         rows = np.arange(len(self)) if trials is None else np.asarray(trials, dtype=np.int64)
         filler = rows < 0
         start = np.where(filler, 0, self.start[rows] if len(self) else 0)
         length = np.where(filler, 0, self.lengths[rows] if len(self) else 0)
-        bins = max(int(length.max()), 1) if len(rows) else 1
+        bins = max(int(length.max(initial=0)), bins)
         shape = (len(rows), bins)
         end_to_end = len(rows) > 0 and not filler.any() and (length == bins).all() and (np.diff(start) == bins).all()
         if not end_to_end:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lvmzoo.batch import Batch, Layout
+from lvmzoo.parts.draws import dropout as drop
 from lvmzoo.parts.likelihoods import Likelihood, UnitMoments
 from lvmzoo.parts.readouts import Readout
 
@@ -68,14 +68,13 @@ class AffineSession(nn.Module):
         self.readout.weight[0].copy_((readout / unit[:, None]).clamp(-1, 1))
 
     def read_in(
-        self, activity: Num[Tensor, "trial bin unit"], seen: Bool[Tensor, "trial bin unit"], dropout: float
+        self, batch: Batch, seen: Bool[Tensor, "trial bin unit"], dropout: float
     ) -> tuple[Float[Tensor, "trial bin channel"], Bool[Tensor, "trial bin"]]:
         """Return what the encoder sees of each bin, and of which bins it sees anything."""
         seen = seen[..., self.held_in]
-        standardized = (activity[..., self.held_in].to(self.mean.dtype) - self.mean[self.held_in]) / self.deviation[
-            self.held_in
-        ]
-        standardized = functional.dropout(torch.where(seen, standardized, 0.0), dropout, training=dropout > 0)
+        units = self.held_in
+        standardized = (batch.activity[..., units].to(self.mean.dtype) - self.mean[units]) / self.deviation[units]
+        standardized = drop(batch, torch.where(seen, standardized, 0.0), dropout)
         share = seen.to(standardized.dtype).mean(-1, keepdim=True)
         return torch.cat([self.into(standardized), share], -1), seen.any(-1)
 

@@ -14,13 +14,13 @@ __all__ = ["blocked", "coordinated_dropout"]
 
 
 def coordinated_dropout(
-    signal: Float[Tensor, "*shape"], probability: float
+    signal: Float[Tensor, "*shape"], uniform: Float[Tensor, "*shape"], probability: float
 ) -> tuple[Float[Tensor, "*shape"], Bool[Tensor, "*shape"]]:
     """Return the signal with some entries 0 and the others scaled up, and which ones were kept.
 
-    The draw comes from torch's random state.
+    ``uniform`` holds draws between 0 and 1: an entry is dropped where its draw is below the probability.
     """
-    keep = torch.rand(signal.shape, device=signal.device) >= probability
+    keep = uniform >= probability
     return torch.where(keep, signal / (1 - probability), 0.0), keep
 
 

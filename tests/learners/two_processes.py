@@ -1,7 +1,8 @@
-"""Fit one model on a number of processes; run as a program, which Lightning starts again for each process."""
+"""Fit models on a number of processes; run as a program, which Lightning starts again for each process."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -13,15 +14,16 @@ from tests.contract.test_every_model import STATISTICS, experiment
 from tests.contract.world import recording
 
 
-def main(output: str, devices: int, *names: str) -> None:
+def main(output: str, devices: int, sessions: int, *names: str) -> None:
     torch.set_num_threads(1)
     for name in names:
         limits: dict[str, Any] = {} if name in STATISTICS else {"max_steps": 10, "precision": "64"}
         made = experiment(name, devices=devices, accelerator="cpu", **limits)
-        run = train(made, [recording(trials=43)], write=False)
+        data = [dataclasses.replace(recording(seed, 43 - seed), session=f"day{seed}") for seed in range(sessions)]
+        run = train(made, data, write=False)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             save_file(run.model.state_dict(), f"{output}/{name}-{devices}.safetensors")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -10,7 +10,7 @@ from lvmzoo.parts.dropout import blocked, coordinated_dropout
 def test_what_is_kept_keeps_the_mean_and_the_rest_is_zero() -> None:
     torch.manual_seed(0)
     signal = torch.full((400, 400), 3.0)
-    seen, keep = coordinated_dropout(signal, 0.3)
+    seen, keep = coordinated_dropout(signal, torch.rand(400, 400), 0.3)
     assert abs(float(keep.float().mean()) - 0.7) < 0.01
     assert torch.equal(seen != 0, keep)
     assert abs(float(seen.mean()) - 3.0) < 0.03

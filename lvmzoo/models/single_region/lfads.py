@@ -27,6 +27,8 @@ from torch.nn import functional
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError
 from lvmzoo.models.base import GradientModel, Loss, Reconstructs, Samples
+from lvmzoo.parts.draws import across
+from lvmzoo.parts.draws import dropout as drop
 from lvmzoo.parts.dropout import blocked, coordinated_dropout
 from lvmzoo.parts.likelihoods import UnitMoments, choose_likelihood
 from lvmzoo.parts.priors import AutoregressivePrior, NormalPrior
@@ -158,17 +160,19 @@ class LFADS(GradientModel, Reconstructs, Samples):
         seen = layers.encoder_input(activity)
         learn = None
         if self.training and config.coordinated_dropout:
-            seen, keep = coordinated_dropout(seen, config.coordinated_dropout)
+            uniform = across(batch, lambda trials: torch.rand(trials, *seen.shape[1:], device=seen.device))
+            seen, keep = coordinated_dropout(seen, uniform, config.coordinated_dropout)
             learn, gain = layers.predicted(keep), layers.gain(config.coordinated_dropout)
             if config.forward_bins:
                 forward = (_bins(batch) >= self._encoded(batch).unsqueeze(1)).unsqueeze(-1)
                 learn, gain = learn | forward, torch.where(forward, 1.0, gain)
         dropout = config.dropout if self.training else 0.0
         posterior = self._encode(seen, batch, dropout)
-        noise = torch.randn_like(posterior.mean)
-        draws = posterior.mean.new_empty(batch.n_bins, batch.n_trials, config.inferred_inputs).normal_()
+        empty, inputs = posterior.mean.new_empty, config.inferred_inputs
+        noise = across(batch, lambda trials: empty(trials, posterior.mean.shape[1]).normal_())
+        draws = across(batch, lambda trials: empty(batch.n_bins, trials, inputs).normal_(), dim=1)
         path = self._generate(posterior, noise, draws)
-        factors = self._factors(functional.dropout(path.states, dropout)).transpose(0, 1)
+        factors = self._factors(drop(batch, path.states, dropout, dim=1)).transpose(0, 1)
         errors = self.likelihood.loss(layers.readout(factors), activity)
         if learn is not None:
             errors = blocked(errors, learn, gain)
@@ -212,14 +216,14 @@ class LFADS(GradientModel, Reconstructs, Samples):
             known = torch.cat([batch.inputs[name] for name in batch.layout.inputs], -1)
             external = torch.where(batch.valid.unsqueeze(-1), known, 0.0).transpose(0, 1).to(signal.dtype)
             signal = torch.cat([signal, external], -1)
-        signal = functional.dropout(signal, dropout)
+        signal = drop(batch, signal, dropout, dim=1)
         lengths = self._encoded(batch)
         _, last = self.encoder(signal, lengths)
-        mean, log_variance = self.to_initial_condition(functional.dropout(last, dropout)).chunk(2, -1)
+        mean, log_variance = self.to_initial_condition(drop(batch, last, dropout)).chunk(2, -1)
         codes = None
         if self.config.inferred_inputs:
             states, _ = self.input_encoder(signal, lengths)
-            codes = functional.dropout(lagged(states), dropout)
+            codes = drop(batch, lagged(states), dropout, dim=1)
         return Posterior(mean, log_variance.clamp(min=_LEAST_LOG_VARIANCE), codes, external)
 
     def _generate(

@@ -29,6 +29,7 @@ from lvmzoo.inference.ode import METHODS, solve, solve_adaptive
 from lvmzoo.inference.starting import starting_values
 from lvmzoo.models.base import GradientModel, HasDynamics, Loss, Reconstructs, Samples
 from lvmzoo.parts.affine_session import AffineSession
+from lvmzoo.parts.draws import across
 from lvmzoo.parts.likelihoods import choose_likelihood
 from lvmzoo.parts.priors import NormalPrior
 from lvmzoo.parts.reverse_encoder import ReverseEncoder
@@ -125,7 +126,8 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         seen = batch.observed & batch.valid.unsqueeze(-1)
         mean, log_variance = self._encode(batch, session, seen)
         bins = seen.any(-1).sum().to(mean.dtype)
-        start = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
+        noise = across(batch, lambda trials: mean.new_empty(trials, mean.shape[1]).normal_())
+        start = mean + noise * torch.exp(0.5 * log_variance)
         losses = session.loss(self._trajectory(batch, start), batch.activity, seen)
         kl = torch.where(batch.valid.any(1), self.prior.divergence(mean, log_variance), 0.0).sum()
         ramp = min(1.0, (step + 1) / max(self.config.kl_ramp_steps, 1))
@@ -135,7 +137,7 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
         self, batch: Batch, session: AffineSession, seen: Bool[Tensor, "trial bin unit"]
     ) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the initial latents."""
-        features, shown = session.read_in(batch.activity, seen, self.config.dropout if self.training else 0.0)
+        features, shown = session.read_in(batch, seen, self.config.dropout if self.training else 0.0)
         inputs = self._inputs(batch)
         state = self.encoder(features if inputs is None else torch.cat([features, inputs], -1), shown)
         mean, log_variance = self.posterior(state).chunk(2, -1)
