@@ -58,7 +58,9 @@ class Claim:
     @property
     def sentence(self) -> str:
         """The claim in plain words."""
-        return _SENTENCES[self.question](self)
+        from lvmzoo.sentences import sentence
+
+        return sentence(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types; ``from_json`` is the inverse."""
@@ -150,76 +152,3 @@ def _number(value: float | None) -> float:
 
 def _array(values: Any) -> np.ndarray:
     return np.array(values, dtype=np.float64)
-
-
-def _amount(value: float, unit: str = "") -> str:
-    digits = f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return (digits.replace("-", "\N{MINUS SIGN}") + (f" {unit}" if unit else "")).strip()
-
-
-def _support(claim: Claim) -> str:
-    """Interval, null and p in brackets."""
-    parts = []
-    if claim.interval is not None:
-        low, high = (_amount(v) for v in claim.interval)
-        parts.append(f"95 % interval {low} to {high}{' ' + claim.unit if claim.unit else ''}")
-    if claim.null is not None:
-        parts.append(f"null: median {_amount(claim.null[0])}, 95th percentile {_amount(claim.null[1])}")
-    if claim.p is not None:
-        parts.append(f"p = {claim.p:.2g}")
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _tail(claim: Claim) -> str:
-    return f" {claim.note[0].upper()}{claim.note[1:].rstrip('.')}." if claim.note else ""
-
-
-def _measured(claim: Claim) -> str:
-    item = f", {claim.item}" if claim.item else ""
-    return f"{claim.statistic} {_amount(claim.value, claim.unit)}{item}{_support(claim)}"
-
-
-def _communication(claim: Claim) -> str:
-    pair = f"{claim.source} and {claim.target}"
-    if claim.evidence is None:
-        return f"Whether {pair} share activity cannot be told: {_measured(claim)}.{_tail(claim)}"
-    start = f"{pair} share activity" if claim.evidence else f"No evidence that {pair} share activity"
-    return f"{start}: {_measured(claim)}.{_tail(claim)}"
-
-
-def _direction(claim: Claim) -> str:
-    way = f"{claim.source} drives {claim.target}"
-    if claim.evidence is None:
-        return f"Whether {way} cannot be told: {_measured(claim)}.{_tail(claim)}"
-    start = f"{claim.source} predicts what {claim.target} does next" if claim.evidence else f"No evidence that {way}"
-    return f"{start}: {_measured(claim)}.{_tail(claim)}"
-
-
-def _delay(claim: Claim) -> str:
-    pair = f"{claim.source} and {claim.target}"
-    if claim.evidence is None:
-        return f"A delay between {pair} cannot be told: {_measured(claim)}.{_tail(claim)}"
-    if not claim.evidence:
-        return f"No evidence of a delay between {pair}: {_measured(claim)}.{_tail(claim)}"
-    first, second = (claim.source, claim.target) if claim.value >= 0 else (claim.target, claim.source)
-    item = f" ({claim.item})" if claim.item else ""
-    return f"{second} follows {first} by {_amount(abs(claim.value), claim.unit)}{item}{_support(claim)}.{_tail(claim)}"
-
-
-def _dimensions(claim: Claim) -> str:
-    text = f"{claim.source} and {claim.target}: {claim.value:g} dimension{'s' * (claim.value != 1)}, {claim.statistic}"
-    if claim.interval is not None:
-        text += f" (95 % of resamples: {claim.interval[0]:g} to {claim.interval[1]:g})"
-    if claim.control is not None:
-        text += f"; within a region {claim.control:g}"
-        if claim.control_interval is not None:
-            text += f" ({claim.control_interval[0]:g} to {claim.control_interval[1]:g})"
-    return f"{text}.{_tail(claim)}"
-
-
-_SENTENCES: Mapping[Question, Callable[[Claim], str]] = {
-    Question.COMMUNICATION: _communication,
-    Question.DIRECTION: _direction,
-    Question.DELAY: _delay,
-    Question.DIMENSIONS: _dimensions,
-}

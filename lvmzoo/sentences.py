@@ -1,0 +1,207 @@
+"""Claims about regions in plain words: one sentence each, and together by question, evidence first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lvmzoo.findings import Claim, Question
+
+__all__ = ["CAUTION", "Answers", "amount", "answers", "brief", "p_value", "pair", "sentence", "verdict"]
+
+CAUTION = (
+    "Direction is precedence, not cause: an unobserved region that drives both, or bins wider than the delay, can look "
+    "the same."
+)
+HEADINGS: Mapping[Question, str] = {
+    Question.COMMUNICATION: "Which regions share activity?",
+    Question.DIRECTION: "Which region predicts the other?",
+    Question.DELAY: "Who follows whom, and by how much?",
+    Question.DIMENSIONS: "Through how many dimensions?",
+}
+VERDICTS = ("evidence", "estimate", "no evidence", "cannot be told")  # in the order in which they are shown
+_MOST_WEAK = 3  # claims without evidence that get a sentence each; more are listed in one
+
+_WEAK: Mapping[tuple[Question, str], str] = {
+    (Question.COMMUNICATION, "no evidence"): "No evidence that these share activity",
+    (Question.COMMUNICATION, "cannot be told"): "Whether these share activity cannot be told",
+    (Question.DIRECTION, "no evidence"): "No evidence that the first predicts what the second does next",
+    (Question.DIRECTION, "cannot be told"): "Whether the first predicts what the second does next cannot be told",
+    (Question.DELAY, "no evidence"): "No evidence of a delay between these",
+    (Question.DELAY, "cannot be told"): "A delay between these cannot be told",
+    (Question.DIMENSIONS, "no evidence"): "No evidence of a shared dimension between these",
+    (Question.DIMENSIONS, "cannot be told"): "The number of dimensions between these cannot be told",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was found about one question: a word on how it stands and a sentence, for each claim or for many at once."""
+
+    question: Question
+    lines: tuple[tuple[str, str], ...]
+    note: str  # what is true of all of them: which null, which interval
+
+    @property
+    def heading(self) -> str:
+        """The question as one would ask it."""
+        return HEADINGS[self.question]
+
+
+def answers(claims: Sequence[Claim]) -> list[Answers]:
+    """Return claims by question, evidence first and of it the strongest; notes that all of them share are said once."""
+    found = []
+    for question in Question:
+        asked = [claim for claim in claims if claim.question is question]
+        if not asked:
+            continue
+        shared = _shared_note(asked)
+        lines: list[tuple[str, str]] = []
+        for word in VERDICTS:
+            group = [claim for claim in asked if verdict(claim) == word]
+            if word == "evidence" and question in (Question.COMMUNICATION, Question.DIRECTION):
+                group.sort(key=lambda claim: -abs(claim.value))
+            lines += [(word, text) for text in _together(group, word, bool(shared))]
+        found.append(Answers(question, tuple(lines), shared))
+    return found
+
+
+def sentence(claim: Claim) -> str:
+    """Return a claim in plain words, with its note."""
+    return f"{brief(claim)}{_tail(claim.note)}"
+
+
+def brief(claim: Claim) -> str:
+    """Return a claim in plain words, without its note."""
+    return f"{_SENTENCES[claim.question](claim)}."
+
+
+def verdict(claim: Claim) -> str:
+    """Return in a word or three how a claim stands."""
+    if claim.evidence is not None:
+        return "evidence" if claim.evidence else "no evidence"
+    if claim.question is Question.DIMENSIONS and math.isfinite(claim.value):
+        return "estimate"
+    return "cannot be told"
+
+
+def pair(claim: Claim) -> str:
+    """Return the two regions of a claim, with the latent where there are several."""
+    item = f" ({claim.item})" if claim.item else ""
+    if claim.question is Question.DIRECTION:
+        return f"{claim.source} \N{RIGHTWARDS ARROW} {claim.target}{item}"
+    return f"{claim.source} and {claim.target}{item}"
+
+
+def amount(value: float, unit: str = "") -> str:
+    """Return a number of three digits with its unit, and a real minus."""
+    if not math.isfinite(value):
+        return "not known"
+    digits = f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return (digits.replace("-", "\N{MINUS SIGN}") + (f" {unit}" if unit else "")).strip()
+
+
+def p_value(p: float) -> str:
+    """Return a p value as people write it."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def _shared_note(claims: Sequence[Claim]) -> str:
+    notes = {claim.note for claim in claims}
+    return f"{_tail(claims[0].note).strip()}" if len(notes) == 1 else ""
+
+
+def _together(claims: Sequence[Claim], word: str, noted: bool) -> list[str]:
+    """Return a sentence for each claim, or one for many that say nothing."""
+    question = claims[0].question if claims else None
+    if question is None or word in ("evidence", "estimate") or len(claims) <= _MOST_WEAK:
+        return [brief(claim) if noted else sentence(claim) for claim in claims]
+    listed = "; ".join(f"{pair(c)}, {p_value(c.p)}" if c.p is not None else pair(c) for c in claims)
+    notes = {claim.note for claim in claims}
+    tail = "" if noted or len(notes) > 1 else _tail(claims[0].note)
+    return [f"{_WEAK[question, word]}: {listed}.{tail}"]
+
+
+def _tail(note: str) -> str:
+    return f" {note[0].upper()}{note[1:].rstrip('.')}." if note else ""
+
+
+def _range(low: float, high: float, unit: str = "") -> str:
+    return f"{amount(low)} to {amount(high)}{' ' + unit if unit else ''}"
+
+
+def _support(claim: Claim, interval: tuple[float, float] | None, null: bool = True) -> str:
+    """Interval, null and p in brackets."""
+    parts = []
+    if interval is not None:
+        parts.append(f"95 % interval {_range(*interval, claim.unit)}")
+    if null and claim.null is not None:
+        parts.append(f"by chance {amount(claim.null[0])}, and at most {amount(claim.null[1])} in 95 % of cases")
+    if claim.p is not None:
+        parts.append(p_value(claim.p))
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _measured(claim: Claim) -> str:
+    """Return what was measured, after a colon; nothing where there is no value."""
+    if not math.isfinite(claim.value):
+        return ""
+    item = f" of {claim.item}" if claim.item else ""
+    text = f": {claim.statistic}{item} {amount(claim.value, claim.unit)}{_support(claim, claim.interval)}"
+    return f"{text}{_control(claim)}"
+
+
+def _control(claim: Claim) -> str:
+    if claim.control is None:
+        return ""
+    spread = f" ({_range(*claim.control_interval, claim.unit)})" if claim.control_interval is not None else ""
+    return f"; within a region {amount(claim.control, claim.unit)}{spread}"
+
+
+def _communication(claim: Claim) -> str:
+    what = f"{claim.source} and {claim.target} share activity"
+    return f"{_start(claim, what)}{_measured(claim)}"
+
+
+def _direction(claim: Claim) -> str:
+    what = f"{claim.source} predicts what {claim.target} does next"
+    return f"{_start(claim, what)}{_measured(claim)}"
+
+
+def _start(claim: Claim, what: str) -> str:
+    if claim.evidence is None:
+        return f"Whether {what} cannot be told"
+    return what if claim.evidence else f"No evidence that {what}"
+
+
+def _delay(claim: Claim) -> str:
+    between = f"between {claim.source} and {claim.target}"
+    if claim.evidence is None:
+        return f"A delay {between} cannot be told{_measured(claim)}"
+    if not claim.evidence:
+        return f"No evidence of a delay {between}{_measured(claim)}"
+    first, second, interval = claim.source, claim.target, claim.interval
+    if claim.value < 0:  # told the other way round, with its interval
+        first, second = second, first
+        interval = None if interval is None else (-interval[1], -interval[0])
+    item = f" in {claim.item}" if claim.item else ""
+    size = amount(abs(claim.value), claim.unit)
+    return f"{second} follows {first} by {size}{item}{_support(claim, interval, null=False)}"
+
+
+def _dimensions(claim: Claim) -> str:
+    if not math.isfinite(claim.value):
+        return f"The number of dimensions between {claim.source} and {claim.target} cannot be told"
+    text = f"{claim.source} to {claim.target}: {claim.value:g} dimension{'s' * (claim.value != 1)}, {claim.statistic}"
+    if claim.interval is not None:
+        text += f" (95 % of resamples: {claim.interval[0]:g} to {claim.interval[1]:g})"
+    return f"{text}{_control(claim)}"
+
+
+_SENTENCES: Mapping[Question, Callable[[Claim], str]] = {
+    Question.COMMUNICATION: _communication,
+    Question.DIRECTION: _direction,
+    Question.DELAY: _delay,
+    Question.DIMENSIONS: _dimensions,
+}
