@@ -19,7 +19,7 @@ from lvmzoo.batch import Layout, Observation
 from lvmzoo.errors import UserError
 from lvmzoo.inference.count_expectations import CountMoments, count_bounds, count_expectations, count_posterior
 from lvmzoo.inference.count_filter import count_draws, count_filter, count_observe, count_trials, expected_counts
-from lvmzoo.inference.count_maximization import maximize_counts
+from lvmzoo.inference.count_maximization import maximize_counts, solve_units
 from lvmzoo.inference.count_start import log_linear
 from lvmzoo.inference.linear_gaussian import (
     LinearGaussian,
@@ -30,7 +30,7 @@ from lvmzoo.inference.linear_gaussian import (
     smoothed_covariance,
     smoothed_means,
 )
-from lvmzoo.inference.maximization import Constraints, maximize
+from lvmzoo.inference.maximization import Constraints, maximize, solve_readout
 from lvmzoo.inference.online import Prediction, observe
 from lvmzoo.inference.sampling import draw_latents, draw_trials
 
@@ -57,6 +57,10 @@ class Emissions(abc.ABC):
     @abc.abstractmethod
     def maximize(self, model: LinearGaussian, moments: Any, constraints: Constraints) -> LinearGaussian:
         """Return the parameters after the M-step."""
+
+    @abc.abstractmethod
+    def units(self, model: LinearGaussian, moments: Any) -> LinearGaussian:
+        """Return the parameters with what the M-step finds for the units; the latents stay as they are."""
 
     @abc.abstractmethod
     def log_likelihood(self, model: LinearGaussian, *data: Any) -> Float[Tensor, " trial"]:
@@ -132,6 +136,11 @@ class GaussianEmissions(Emissions):
     def maximize(self, model: LinearGaussian, moments: Moments, constraints: Constraints) -> LinearGaussian:
         """Return the parameters that maximize the expected log-likelihood."""
         return maximize(model, moments, self._sessions, constraints)
+
+    def units(self, model: LinearGaussian, moments: Moments) -> LinearGaussian:
+        """Return the parameters with the readout that maximizes the expected log-likelihood."""
+        C, D, d, r = solve_readout(model, moments, self._sessions)
+        return model._replace(readout=C, feedthrough=D, offset=d, noise=r)
 
     def log_likelihood(self, model: LinearGaussian, *data: Any) -> Float[Tensor, " trial"]:
         """Return the log-likelihood of each trial, in nats."""
@@ -209,6 +218,11 @@ class CountEmissions(Emissions):
     def maximize(self, model: LinearGaussian, moments: CountMoments, constraints: Constraints) -> LinearGaussian:
         """Return parameters with a higher bound."""
         return maximize_counts(model, moments, constraints, poisson=self._poisson)
+
+    def units(self, model: LinearGaussian, moments: CountMoments) -> LinearGaussian:
+        """Return the parameters after a safe step of the readout."""
+        C, d, D, a = solve_units(model, moments, self._poisson)
+        return model._replace(readout=C, offset=d, feedthrough=D, noise=a)
 
     def log_likelihood(self, model: LinearGaussian, *data: Any) -> Float[Tensor, " trial"]:
         """Return a lower bound on the log-likelihood of each trial, in nats."""

@@ -14,6 +14,7 @@ from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
 
 __all__ = [
     "Constraints",
+    "floored",
     "least_norm",
     "maximize",
     "noise_floor",
@@ -76,7 +77,7 @@ def solve_dynamics(
     Q = (moments.after - explained - explained.T + AB @ before @ AB.T) / moments.transitions
     if constraints.diagonal:
         Q = torch.diag(Q.diagonal())
-    return AB[:, :latents], None if model.drive is None else AB[:, latents:], _floored(Q)
+    return AB[:, :latents], None if model.drive is None else AB[:, latents:], floored(Q)
 
 
 def solve_initial(
@@ -86,7 +87,7 @@ def solve_initial(
     if moments.trials < len(model.dynamics) + 2:
         return model.initial_mean, model.initial_covariance
     mean = moments.initial_sum / moments.trials
-    return mean, _floored(moments.initial_moment / moments.trials - torch.outer(mean, mean))
+    return mean, floored(moments.initial_moment / moments.trials - torch.outer(mean, mean))
 
 
 def solve_readout(
@@ -162,7 +163,7 @@ def noise_floors(variance: Float[Tensor, " unit"], sessions: Iterable[tuple[slic
     return torch.cat([noise_floor(variance[units], counts) for units, counts in sessions])
 
 
-def _floored(covariance: Tensor) -> Tensor:
+def floored(covariance: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent latent"]:
     """Return the nearest symmetric matrix whose eigenvalues are not below the floor."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     floor = COVARIANCE_FLOOR * values.clamp(min=0).mean().clamp(min=1e-300)

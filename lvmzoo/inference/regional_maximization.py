@@ -1,0 +1,207 @@
+r"""The M-step of a linear dynamical system whose latents belong to regions, and EM from given parameters.
+
+With the noise of the regions independent, and the same zeros in all rows of a region, the rows of regions decouple
+exactly: :math:`A_{i,S} = E[x^i_{t+1} s_t'] E[s_t s_t']^{-1}` over the elements S of the state that may act on region i.
+Blocks of low rank are reduced-rank regressions in the metric :math:`Q_i^{-1}`, one source after the other, together
+with what the region does by itself; Q follows from the general quadratic form, since A is no longer the regression on
+everything. No step lowers the expected log-likelihood.
+
+Izenman (1975) J. Multivariate Anal. 5, 248, doi:10.1016/0047-259X(75)90042-1, of reduced-rank regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lvmzoo.batch import Batch
+from lvmzoo.inference.count_expectations import CountMoments
+from lvmzoo.inference.emissions import Emissions, emissions_of
+from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
+from lvmzoo.inference.maximization import floored, least_norm, solve_initial
+from lvmzoo.inference.regional_structure import shown_latents
+
+__all__ = ["maximize_regional", "regional_fit", "solve_regional_dynamics", "within_regions"]
+
+SWEEPS = 3  # of the blocks of low rank, and of the noise that weighs them, in a pass
+
+
+def regional_fit(
+    parameters: LinearGaussian,
+    batch: Batch,
+    regions: Mapping[str, slice],
+    allowed: Bool[Tensor, "state state"],
+    passes: int,
+    *,
+    emissions: Emissions | None = None,
+    inputs: Float[Tensor, "trial bin channel"] | None = None,
+    rank: int | None = None,
+    columns: Mapping[str, Int[Tensor, " state"]] | None = None,
+) -> tuple[LinearGaussian, float]:
+    """Return the parameters after some passes of EM over one session, and their log-likelihood (or bound) in nats.
+
+    Parameters
+    ----------
+    parameters : to start from; what is not free of their dynamics, noise and readout stays as it is.
+    batch : trials of the session.
+    regions : rows of the state that are the present latents of each region.
+    allowed : elements of the dynamics that are free, the same columns for all rows of a region.
+    passes : of EM, zero or more.
+    emissions : how latents show in the activity; None: with Gaussian noise.
+    inputs : known inputs, less their mean over the training data, where the parameters have a drive.
+    rank : of what each region receives from each other one; None: full.
+    columns : of a rank, the elements of the state through which each region acts on others.
+    """
+    kind = emissions_of("gaussian", [batch.layout]) if emissions is None else emissions
+    data = (batch.activity, batch.valid, batch.observed, inputs)
+    shown = shown_latents(regions, [batch.layout], len(parameters.dynamics))
+    for _ in range(passes):
+        moments = kind.expectations(parameters, *data)
+        parameters = maximize_regional(kind, parameters, moments, regions, allowed, shown, rank, columns)
+    return parameters, float(kind.log_likelihood(parameters, *data).sum())
+
+
+def maximize_regional(
+    emissions: Emissions,
+    model: LinearGaussian,
+    moments: Any,
+    regions: Mapping[str, slice],
+    allowed: Bool[Tensor, "state state"],
+    shown: Bool[Tensor, "unit state"],
+    rank: int | None = None,
+    columns: Mapping[str, Int[Tensor, " state"]] | None = None,
+) -> LinearGaussian:
+    """Return the parameters after the M-step; ``shown``: elements of the state that each unit may show."""
+    A, B, Q = solve_regional_dynamics(model, moments, regions, allowed, rank, columns)
+    mean, covariance = solve_initial(model, moments)
+    shown = shown.to(model.readout.device)
+    found = emissions.units(model, within_regions(moments, shown))
+    return found._replace(
+        dynamics=A,
+        drive=B,
+        dynamics_noise=Q,
+        initial_mean=mean,
+        initial_covariance=covariance,
+        readout=torch.where(shown, found.readout, 0.0),
+    )
+
+
+def solve_regional_dynamics(
+    model: LinearGaussian,
+    moments: Moments | CountMoments,
+    regions: Mapping[str, slice],
+    allowed: Bool[Tensor, "state state"],
+    rank: int | None = None,
+    columns: Mapping[str, Int[Tensor, " state"]] | None = None,
+) -> tuple[Float[Tensor, "state state"], Float[Tensor, "state channel"] | None, Float[Tensor, "state state"]]:
+    """Return A, B and Q, region by region; what is not free stays as it was."""
+    A, Q = model.dynamics.clone(), model.dynamics_noise.clone()
+    B = None if model.drive is None else model.drive.clone()
+    if moments.transitions == 0:  # trials of one bin
+        return A, B, Q
+    state, before = len(A), moments.before
+    channels = torch.arange(state, len(before), device=A.device)
+    for name, rows in regions.items():
+        free = torch.cat([allowed[rows.start].nonzero()[:, 0].to(A.device), channels])
+        gram, cross, after = before[free][:, free], moments.cross[rows][:, free], moments.after[rows, rows]
+        if rank is None or columns is None:
+            found = _regression(gram, cross, model.drive is not None)
+        else:
+            sources = [_among(free, columns[other].to(A.device)) for other in regions if other != name]
+            sources = [source for source in sources if len(source)]
+            present = torch.cat([A[rows], *([] if B is None else [B[rows]])], 1)[:, free]
+            found = _low_rank(gram, cross, after, present, Q[rows, rows], sources, rank, float(moments.transitions))
+        Q[rows, rows] = floored(_unexplained(gram, cross, after, found) / moments.transitions)
+        inner = free < state
+        A[rows, free[inner]] = found[:, inner]
+        if B is not None:
+            B[rows] = found[:, ~inner]
+    return A, B, Q
+
+
+def within_regions(moments: Any, shown: Bool[Tensor, "unit state"]) -> Any:
+    """Return moments of which the M-step's readout is zero exactly where a unit does not show the state."""
+    kept = torch.ones_like(
+        moments.gradient if isinstance(moments, CountMoments) else moments.activity, dtype=torch.bool
+    )
+    kept[:, : shown.shape[1]] = shown
+    both = kept[:, :, None] & kept[:, None, :]
+    if isinstance(moments, CountMoments):
+        return moments._replace(
+            gradient=torch.where(kept, moments.gradient, 0.0), curvature=torch.where(both, moments.curvature, 0.0)
+        )
+    readout = torch.where(both, moments.readout, 0.0)
+    readout.diagonal(dim1=1, dim2=2).masked_fill_(~kept & (readout[:, -1, -1:] > 0), 1.0)
+    return moments._replace(activity=torch.where(kept, moments.activity, 0.0), readout=readout)
+
+
+def _regression(gram: Tensor, cross: Tensor, inputs: bool) -> Tensor:
+    """Return the coefficients of the regression; known inputs may be collinear, latents never are."""
+    return (least_norm if inputs else torch.linalg.solve)(gram, cross.T).T
+
+
+def _unexplained(gram: Tensor, cross: Tensor, after: Tensor, coefficients: Tensor) -> Tensor:
+    """Return the sum of squares and products that any coefficients leave."""
+    explained = cross @ coefficients.T
+    return after - explained - explained.T + coefficients @ gram @ coefficients.T
+
+
+def _low_rank(
+    gram: Float[Tensor, "free free"],
+    cross: Float[Tensor, "latent free"],
+    after: Float[Tensor, "latent latent"],
+    start: Float[Tensor, "latent free"],
+    noise: Float[Tensor, "latent latent"],
+    sources: list[Int[Tensor, " source"]],
+    rank: int,
+    transitions: float,
+) -> Float[Tensor, "latent free"]:
+    """Return coefficients whose block of each source has at most a rank, no worse than ``start``.
+
+    With the blocks of the other sources as they are, that of one source and all that has no limit are solved for
+    together: what the unlimited part can explain is taken out of the source, and the rest is a reduced-rank regression.
+    """
+    limited = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
+    for source in sources:
+        limited[source] = True
+    rest = (~limited).nonzero()[:, 0]
+    own = gram[rest][:, rest]
+    found = start.clone()
+    for _ in range(SWEEPS):
+        values, vectors = torch.linalg.eigh((noise + noise.T) / 2)
+        root = (vectors * values.clamp(min=1e-300).sqrt()) @ vectors.T
+        whiten = (vectors * values.clamp(min=1e-300).rsqrt()) @ vectors.T
+        for source in sources:
+            others = limited.clone()
+            others[source] = False
+            left = cross - found[:, others] @ gram[others]
+            through = least_norm(own, gram[rest][:, source])  # what the unlimited part says of the source
+            inner = gram[source][:, source] - through.T @ gram[rest][:, source]
+            target = left[:, source] - left[:, rest] @ through
+            found[:, source] = root @ _reduced(whiten @ target, inner, rank)
+            found[:, rest] = least_norm(own, (left[:, rest] - found[:, source] @ gram[source][:, rest]).T).T
+        if not sources:
+            found[:, rest] = least_norm(own, cross[:, rest].T).T
+        noise = floored(_unexplained(gram, cross, after, found) / transitions)
+    return found
+
+
+def _reduced(
+    target: Float[Tensor, "latent source"], gram: Float[Tensor, "source source"], rank: int
+) -> Float[Tensor, "latent source"]:
+    """Return B of at most a rank that minimizes tr(B gram B' - 2 B target')."""
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    kept = values > 1e-12 * values[-1].clamp(min=1e-300)
+    inverse = torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0.0)
+    U, strength, Vh = torch.linalg.svd(target @ (vectors * inverse), full_matrices=False)
+    strength = torch.where(torch.arange(len(strength), device=strength.device) < rank, strength, 0.0)
+    return (U * strength) @ Vh @ (inverse[:, None] * vectors.T)
+
+
+def _among(free: Int[Tensor, " free"], columns: Int[Tensor, " state"]) -> Int[Tensor, " source"]:
+    """Return which of the free elements are among the columns."""
+    return torch.isin(free, columns).nonzero()[:, 0]
