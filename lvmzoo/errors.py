@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DivergedError", "Interrupted", "UserError", "nearest", "unknown"]
+__all__ = ["DivergedError", "Interrupted", "UserError", "nearest", "unknown", "unknown_session"]
 
 
 class UserError(ValueError):
@@ -62,4 +62,13 @@ def unknown(kind: str, name: str, options: Iterable[str], fix: str = "") -> User
         f"There is no {kind} named '{name}'.",
         f"Available: {', '.join(options) or 'none'}.",
         f"Did you mean '{close}'?" if close else fix or "Choose one of the available ones.",
+    )
+
+
+def unknown_session(session: str, known: Iterable[str]) -> UserError:
+    """Build the error for data of a session that a model has no readout for."""
+    return UserError(
+        f"The model has no readout for session '{session}'.",
+        f"It was built for: {', '.join(known)}.",
+        "Fit the model with this session among its data.",
     )

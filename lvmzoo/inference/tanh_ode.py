@@ -109,7 +109,7 @@ class _Solve(torch.autograd.Function):
         return states, slopes
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch does not annotate it
     def backward(ctx: Any, of_states: Tensor, of_slopes: Tensor) -> tuple[Tensor | None, ...]:
         features, inner, outer = ctx.saved_tensors
         steps, length, method = ctx.steps, ctx.length, ctx.method

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -29,6 +30,7 @@ from lvmzoo.inference.gaussian_process_kernels import KERNELS, feature_count
 from lvmzoo.inference.lagged_moments import Recorded, lagged_moments
 from lvmzoo.inference.starting import starting_readout
 from lvmzoo.models.base import HasPosterior, Reconstructs, Samples, Scores, StatisticsModel
+from lvmzoo.parts.session_units import SessionUnits
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
 __all__ = ["GPFA", "GPFAConfig"]
@@ -71,11 +73,8 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
         for name, allowed in (("kernel", tuple(KERNELS)), ("transform", ("sqrt", "none"))):
             if getattr(config, name) not in allowed:
                 raise unknown(f"choice of model.{name}", getattr(config, name), allowed)
-        self.sessions: dict[str, slice] = {}
-        units = 0
-        for layout in layouts:
-            self.sessions[layout.session] = slice(units, units + layout.n_units)
-            units += layout.n_units
+        self.units = SessionUnits(layouts)
+        units = self.units.total
         generator = torch.Generator().manual_seed(0)
         start = {
             "timescales": torch.full((config.latents,), 5.0, dtype=torch.float64),
@@ -94,13 +93,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
 
     def process_of(self, session: str) -> GaussianProcess:
         """Return the parameters of one session; raises UserError for a session that the model was not built for."""
-        if session not in self.sessions:
-            raise UserError(
-                f"The model has no readout for session '{session}'.",
-                f"It was built for: {', '.join(self.sessions)}.",
-                "Fit the model with this session among its data.",
-            )
-        return self._process(self.sessions[session], self._square_root(session))
+        return self._process(self.units.of(session), self._square_root(session))
 
     def _is_counts(self, session: str) -> bool:
         return self.layouts[session].observation is Observation.COUNTS
@@ -123,7 +116,7 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Start from factor analysis within bins, latents that are uncorrelated one bin apart, and that correlation."""
         correlations, weights = [], []
-        for session, units in self.sessions.items():
+        for session, units in self.units.slices.items():
 
             def of_session(session: str = session) -> Iterable[Recorded]:
                 root = self._square_root(session)
@@ -149,21 +142,13 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     def statistics(self, batch: Batch) -> Sums:
         """Return the expected sufficient statistics; units of other sessions hold zeros."""
         sums = self._engine(batch.n_bins).expectations(*self._given(batch))
-        if len(self.sessions) == 1:
-            return sums
-        units = self.sessions[batch.layout.session]
-
-        def place(values: Tensor) -> Tensor:
-            everywhere = values.new_zeros(len(self.offset), *values.shape[1:])
-            everywhere[units] = values
-            return everywhere
-
+        place = partial(self.units.place, batch.layout.session)
         return sums._replace(squares=place(sums.squares), activity=place(sums.activity), readout=place(sums.readout))
 
     @torch.no_grad()
     def update(self, statistics: Sums) -> Float[Tensor, ""]:
         """Set the parameters to look at next; return nats per bin of the best so far, which never falls."""
-        sessions = [(units, self._is_counts(session)) for session, units in self.sessions.items()]
+        sessions = [(units, self._is_counts(session)) for session, units in self.units.slices.items()]
         process, objective = self.fitting.update(self._process(), statistics, sessions)
         self._set(process)
         return objective

@@ -41,6 +41,7 @@ from lvmzoo.models.base import (
     Scores,
     StatisticsModel,
 )
+from lvmzoo.parts.session_units import SessionUnits
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
 __all__ = ["LDS", "LDSConfig"]
@@ -116,8 +117,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
             readout="readout" in config.fixed,
         )
         self.inputs = dict(layouts[0].inputs)
-        self.sessions: dict[str, slice] = {}
-        units = 0
+        self.units = SessionUnits(layouts)
         for layout in layouts:
             if dict(layout.inputs) != self.inputs:
                 raise UserError(
@@ -125,10 +125,8 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
                     f"Session '{layouts[0].session}' has {self.inputs}: all sessions must share them, and their order.",
                     "Set data.inputs to variables that every session has, with as many channels.",
                 )
-            self.sessions[layout.session] = slice(units, units + layout.n_units)
-            units += layout.n_units
         channels = sum(self.inputs.values())
-        start: dict[str, Tensor | None] = untrained(units, config.latents, channels)._asdict()
+        start: dict[str, Tensor | None] = untrained(self.units.total, config.latents, channels)._asdict()
         start["input_mean"] = torch.zeros(channels, dtype=torch.float64) if channels else None
         start["latent_moment"] = torch.eye(config.latents, dtype=torch.float64)
         for name, value in start.items():
@@ -136,13 +134,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
 
     def parameters_of(self, session: str) -> LinearGaussian:
         """Return the parameters of one session; raises UserError for a session that the model was not built for."""
-        if session not in self.sessions:
-            raise UserError(
-                f"The model has no readout for session '{session}'.",
-                f"It was built for: {', '.join(self.sessions)}.",
-                "Fit the model with this session among its data.",
-            )
-        everything, units = self._everything(), self.sessions[session]
+        everything, units = self._everything(), self.units.of(session)
         of_units = ("readout", "offset", "noise", "feedthrough")
         chosen = {name: value[units] for name in of_units if (value := getattr(everything, name)) is not None}
         return everything._replace(**chosen)
@@ -183,7 +175,7 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
                 if batch.layout.session == session
             )
 
-        units = {session: units.stop - units.start for session, units in self.sessions.items()}
+        units = {session: layout.n_units for session, layout in self.layouts.items()}
         subspace, diagonal = self.config.initialization == "subspace", self._constraints.diagonal
         start = starting_values(of_session, units, self.config.latents, self._counts, subspace, diagonal)
         self._set(with_given(self._emissions.start(start), self.config.given, diagonal))
@@ -193,16 +185,9 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
         """Return the expected sufficient statistics; units of other sessions hold zeros."""
         parameters = self.parameters_of(batch.layout.session)
         moments = self._emissions.expectations(parameters, *self._data(batch))
-        if len(self.sessions) == 1:
-            return moments
-        units = self.sessions[batch.layout.session]
-
-        def place(values: Tensor) -> Tensor:
-            everywhere = values.new_zeros(len(self.offset), *values.shape[1:])
-            everywhere[units] = values
-            return everywhere
-
-        return moments._replace(**{name: place(getattr(moments, name)) for name in self._emissions.of_units})
+        session = batch.layout.session
+        placed = {name: self.units.place(session, getattr(moments, name)) for name in self._emissions.of_units}
+        return moments._replace(**placed)
 
     @torch.no_grad()
     def update(self, statistics: Any) -> Float[Tensor, ""]:

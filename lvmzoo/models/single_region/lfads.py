@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvmzoo.batch import Batch, Layout, Observation
-from lvmzoo.errors import UserError
+from lvmzoo.errors import UserError, unknown_session
 from lvmzoo.models.base import GradientModel, Loss, Reconstructs, Samples
 from lvmzoo.parts.draws import across
 from lvmzoo.parts.draws import dropout as drop
@@ -123,11 +123,7 @@ class LFADS(GradientModel, Reconstructs, Samples):
 
     def _layers(self, session: str) -> SessionLayers:
         if session not in self._session:
-            raise UserError(
-                f"The model has no readout for session '{session}'.",
-                f"It was built for: {', '.join(self._session)}.",
-                "Fit the model with this session among its data.",
-            )
+            raise unknown_session(session, self._session)
         layers = self.sessions[self._session[session]]
         assert isinstance(layers, SessionLayers)
         return layers

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lvmzoo.batch import Batch, Layout
-from lvmzoo.errors import UserError, unknown
+from lvmzoo.errors import UserError, unknown, unknown_session
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.ode import METHODS, solve, solve_adaptive
 from lvmzoo.inference.starting import starting_values
@@ -82,17 +82,13 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
             self.posterior.bias[config.latents :].fill_(-2.0)  # draws stay near the mean until the readout is found
 
     @property
-    def positive_rates(self) -> bool:  # type: ignore[override]
+    def positive_rates(self) -> bool:  # type: ignore[override]  # an attribute in the base; here the likelihood decides
         """Whether every session's likelihood has positive means."""
         return all(self._session(name).readout.likelihood.positive for name in self.layouts)
 
     def _session(self, name: str) -> AffineSession:
         if name not in self._index:
-            raise UserError(
-                f"The model has no readout for session '{name}'.",
-                f"It was built for: {', '.join(self._index)}.",
-                "Fit the model with this session among its data.",
-            )
+            raise unknown_session(name, self._index)
         session = self.sessions[self._index[name]]
         assert isinstance(session, AffineSession)
         return session
