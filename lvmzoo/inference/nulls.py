@@ -1,0 +1,144 @@
+"""What chance does: permutations of trials between regions, p-values, resamples of trials, slow drift.
+
+Regions that share a condition, or that drift slowly, resemble each other without communicating. Trials of one region
+are therefore permuted against another only within a condition and among neighbors, and slow drift is removed. Bins are
+never permuted: activity is autocorrelated, and every test would pass.
+
+Phipson & Smyth (2010), Permutation p-values should never be zero, doi:10.2202/1544-6115.1585; Holm (1979), A simple
+sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 65-70; Harrison, Amarasingham &
+Truccolo (2015), Spatiotemporal conditional inference and hypothesis tests for neural ensemble spiking precision,
+doi:10.1162/NECO_a_00681.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = [
+    "bootstrap",
+    "drift_basis",
+    "holm",
+    "interval",
+    "null_summary",
+    "p_value",
+    "permutations",
+    "without_drift",
+]
+
+
+def permutations(
+    condition: Int[Tensor, " trial"] | None, trials: int, generator: torch.Generator, blocks: int = 1
+) -> Int[Tensor, " trial"]:
+    """Return one random permutation of trials within each condition and block of neighbors.
+
+    Parameters
+    ----------
+    condition : of each trial; trials of unknown condition (-1) are exchanged with each other. None: one condition.
+    trials : their number, in the order of recording.
+    generator : of the draw, on the CPU.
+    blocks : number of contiguous blocks of equal length; trials never leave theirs.
+    """
+    group = torch.arange(trials) * blocks // max(trials, 1)
+    if condition is not None:
+        group = group * (int(condition.max()) + 2 if trials else 1) + condition.cpu() + 1
+    order = torch.randperm(trials, generator=generator)
+    # Both list the groups in the same order: the first by trial, the second at random within each group.
+    found = torch.empty(trials, dtype=torch.int64)
+    found[torch.argsort(group, stable=True)] = order[torch.argsort(group[order], stable=True)]
+    return found if condition is None else found.to(condition.device)
+
+
+def p_value(observed: float, null: Sequence[float] | Float[Tensor, " draw"]) -> float:
+    """Return (1 + b) / (1 + B) where b of B draws are at least as large; ties and what is not a number count as such.
+
+    Doi:10.2202/1544-6115.1585.
+    """
+    draws = torch.as_tensor(null, dtype=torch.float64)
+    at_least = int((~(draws < observed)).sum())
+    return (1 + at_least) / (1 + len(draws))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number by Holm's step-down procedure, in the order given."""
+    order = sorted(range(len(ps)), key=lambda index: ps[index])
+    corrected, largest = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def null_summary(null: Sequence[float] | Float[Tensor, " draw"]) -> tuple[float, float]:
+    """Return the median and the 95th percentile of what chance gives; NaN without a draw."""
+    low, high = _quantiles(null, (0.5, 0.95))
+    return low, high
+
+
+def bootstrap(trials: int, generator: torch.Generator) -> Int[Tensor, " trial"]:
+    """Return the trials of one resample with replacement, in order; copies of a trial belong in the same fold."""
+    return torch.randint(trials, (trials,), generator=generator).sort().values
+
+
+def interval(samples: Sequence[float] | Float[Tensor, " resample"]) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of a statistic over resamples, leaving out NaN; NaN without a resample."""
+    low, high = _quantiles(samples, (0.025, 0.975))
+    return low, high
+
+
+def drift_basis(position: Float[Tensor, " place"], terms: int) -> Float[Tensor, "place term"]:
+    """Return a constant and ``terms`` cosines of falling period, from twice the session's length.
+
+    Parameters
+    ----------
+    position : in the session, from 0 to 1.
+    terms : of drift; the fastest has ``terms / 2`` periods in the session.
+    """
+    number = torch.arange(terms + 1, dtype=torch.float64, device=position.device)
+    return torch.cos(math.pi * position.to(torch.float64)[:, None] * number)
+
+
+def without_drift(
+    values: Float[Tensor, "trial bin unit"],
+    observed: Bool[Tensor, "trial bin unit"],
+    train: Bool[Tensor, " trial"] | None = None,
+    terms: int = 4,
+) -> Float[Tensor, "trial bin unit"]:
+    """Return activity less each unit's slow drift over trials and its mean, both fitted to the training trials.
+
+    Parameters
+    ----------
+    values : activity, trials in the order of recording; arbitrary where not ``observed``.
+    observed : which samples count.
+    train : trials to which the drift is fitted; None: all.
+    terms : cosines of drift; fewer where there are less than ten training trials for each.
+    """
+    trials = values.shape[0]
+    used = torch.ones(trials, dtype=torch.bool, device=values.device) if train is None else train
+    terms = min(terms, int(used.sum()) // 10)
+    place = torch.arange(trials, dtype=torch.float64, device=values.device)
+    basis = drift_basis((place + 0.5) / max(trials, 1), terms)
+    clean = torch.where(observed, values, 0.0).to(torch.float64)
+    weight = observed.to(torch.float64).sum(1) * used[:, None]  # trial, unit
+    normal = torch.einsum("nu,nk,nl->ukl", weight, basis, basis)
+    # A unit that is not observed in training has no drift to remove.
+    seen = weight.sum(0) > 0
+    normal = normal + torch.eye(terms + 1, dtype=torch.float64, device=values.device) * (
+        1e-10 * weight.sum(0).clamp(min=1.0)[:, None, None]
+    )
+    moment = torch.einsum("nu,nk->uk", clean.sum(1) * used[:, None], basis)
+    slope = torch.where(seen[:, None], torch.linalg.solve(normal, moment), 0.0)
+    return clean - (basis @ slope.mT)[:, None]
+
+
+def _quantiles(values: Sequence[float] | Tensor, levels: tuple[float, float]) -> tuple[float, float]:
+    draws = torch.as_tensor(values, dtype=torch.float64)
+    draws = draws[~draws.isnan()].cpu()
+    if not len(draws):
+        return math.nan, math.nan
+    low, high = torch.quantile(draws, torch.tensor(levels, dtype=torch.float64)).tolist()
+    return low, high

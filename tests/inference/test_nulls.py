@@ -1,0 +1,125 @@
+"""Permutations stay within their groups, p-values and their corrections agree with others, drift is removed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import permutation_test
+
+from lvmzoo.inference.nulls import (
+    bootstrap,
+    drift_basis,
+    holm,
+    interval,
+    null_summary,
+    p_value,
+    permutations,
+    without_drift,
+)
+
+
+def test_trials_stay_in_their_condition_and_block() -> None:
+    generator = torch.Generator().manual_seed(0)
+    condition = torch.tensor([0, 1, -1] * 20)
+    seen = torch.stack([permutations(condition, 60, generator, blocks=3) for _ in range(200)])
+    for found in seen:
+        assert sorted(found.tolist()) == list(range(60))
+        assert torch.equal(condition[found], condition)
+        assert torch.equal(found // 20, torch.arange(60) // 20)
+    # Each trial reaches each of the places that it may reach, equally often.
+    group = [trial for trial in range(20) if condition[trial] == 0]
+    counts = torch.stack([(seen[:, group[0]] == trial).sum() for trial in group])
+    assert int(counts.min()) > 0
+    assert float(counts.sum()) == 200
+    assert float(((counts - 200 / len(group)) ** 2 / (200 / len(group))).sum()) < 20  # chi-square, 6 degrees
+
+
+def test_permutations_without_condition_and_of_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = permutations(None, 50, generator)
+    assert sorted(found.tolist()) == list(range(50))
+    assert not torch.equal(found, torch.arange(50))
+    assert len(permutations(None, 0, generator)) == 0
+    assert len(permutations(torch.zeros(0, dtype=torch.int64), 0, generator)) == 0
+    assert permutations(torch.tensor([-1]), 1, generator).tolist() == [0]
+
+
+def test_p_value_counts_ties_against_the_claim() -> None:
+    assert p_value(2.0, [0.0, 1.0, 2.0, 3.0]) == pytest.approx(3 / 5)
+    assert p_value(4.0, torch.tensor([0.0, 1.0, 2.0, 3.0])) == pytest.approx(1 / 5)
+    assert p_value(4.0, [math.nan, 0.0]) == pytest.approx(2 / 3)
+    assert p_value(math.nan, [0.0, 0.0]) == 1.0
+    assert p_value(1.0, []) == 1.0
+
+
+def test_p_value_equals_that_of_scipy() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=30), random.normal(0.4, 1, size=30)
+    theirs = permutation_test(
+        (x, y), lambda a, b: b.mean() - a.mean(), n_resamples=999, alternative="greater", rng=np.random.default_rng(1)
+    )
+    assert p_value(theirs.statistic, theirs.null_distribution.tolist()) == pytest.approx(theirs.pvalue)
+
+
+def test_holm_is_the_closed_test_by_bonferroni() -> None:
+    """The corrected p of a hypothesis is the largest Bonferroni p of any set of hypotheses that holds it."""
+    ps = [0.01, 0.04, 0.03, 0.005, 0.9, 0.03]
+    sets = [held for size in range(1, 7) for held in itertools.combinations(range(6), size)]
+    expected = [max(min(1.0, len(s) * min(ps[j] for j in s)) for s in sets if i in s) for i in range(6)]
+    assert holm(ps) == pytest.approx(expected)
+    assert holm([]) == []
+
+
+def test_percentiles_leave_out_what_is_not_a_number() -> None:
+    draws = torch.linspace(0, 1, 101, dtype=torch.float64)
+    assert null_summary(draws) == pytest.approx((0.5, 0.95))
+    assert interval([*draws.tolist(), math.nan]) == pytest.approx((0.025, 0.975))
+    assert all(math.isnan(value) for value in interval([]))
+
+
+def test_resamples_are_sorted_and_draw_with_replacement() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = torch.stack([bootstrap(40, generator) for _ in range(500)])
+    assert bool((found.diff(dim=1) >= 0).all())
+    distinct = np.mean([len(set(row.tolist())) for row in found])
+    assert distinct == pytest.approx(40 * (1 - (1 - 1 / 40) ** 40), rel=0.02)
+    counts = torch.bincount(found.flatten(), minlength=40)
+    assert float(counts.double().std()) < 3 * math.sqrt(500)
+
+
+def test_drift_is_removed_by_a_fit_to_training_trials() -> None:
+    random = np.random.default_rng(0)
+    trials, bins, units = 80, 6, 3
+    position = (np.arange(trials) + 0.5) / trials
+    drift = np.stack([3 * np.cos(np.pi * position), position * 0, 2 * np.cos(3 * np.pi * position)], 1)
+    noise = random.normal(size=(trials, bins, units))
+    values = torch.tensor(noise + drift[:, None] + 5.0)
+    observed = torch.ones(values.shape, dtype=torch.bool)
+    observed[3, 2, 1] = False
+    values[3, 2, 1] = torch.nan
+    train = torch.arange(trials) % 5 != 0
+    found = without_drift(values, observed, train)
+    # The same by least squares over single samples, unit by unit.
+    for unit in range(units):
+        rows = (observed[..., unit] & train[:, None]).numpy()
+        design = drift_basis(torch.tensor(position), 4).numpy()[:, None].repeat(bins, 1)
+        slope = np.linalg.lstsq(design[rows], values[..., unit].numpy()[rows], rcond=None)[0]
+        expected = values[..., unit].numpy() - design @ slope
+        kept = observed[..., unit].numpy()
+        np.testing.assert_allclose(found[..., unit].numpy()[kept], expected[kept], atol=1e-8)
+    assert float(found.mean(1).var(0).max()) < 3 / bins
+    changed = values.clone()
+    changed[~train] += 10
+    other = without_drift(changed, observed, train)
+    torch.testing.assert_close(other[train].nan_to_num(), found[train].nan_to_num())
+    torch.testing.assert_close(other[~train], found[~train] + 10)
+
+
+def test_few_trials_lose_their_mean_alone() -> None:
+    values = torch.arange(24, dtype=torch.float64).reshape(4, 3, 2)
+    found = without_drift(values, torch.ones(values.shape, dtype=torch.bool))
+    torch.testing.assert_close(found, values - values.mean((0, 1)), rtol=1e-8, atol=1e-8)
