@@ -12,7 +12,13 @@ import pandas as pd
 from lvmzoo.batch import Observation
 from lvmzoo.config import DataConfig
 from lvmzoo.data.nwb_series import TRUTH_MODULE, Found, activity_units, behavior_of, find_series, signal_of
-from lvmzoo.data.nwb_tables import interval_table, observation_intervals, read_spike_times, unit_columns
+from lvmzoo.data.nwb_tables import (
+    interval_table,
+    observation_intervals,
+    plain_columns,
+    read_spike_times,
+    unit_columns,
+)
 from lvmzoo.data.recording import Recording, Signal, SpikeTimes
 from lvmzoo.data.safety import check_hdf5
 from lvmzoo.errors import UserError, unknown
@@ -88,9 +94,18 @@ def _recording(path: Path, nwbfile: Any, config: DataConfig) -> Recording:
         truth={f.name: signal_of(path, f) for f in series if f.module == TRUTH_MODULE},
         observed=observed,
         unit_observed=unit_observed,
+        connections=_connections(nwbfile),
         source=str(path),
         notes=notes,
     )
+
+
+def _connections(nwbfile: Any) -> pd.DataFrame | None:
+    """Return which region drives which, as a simulation wrote it."""
+    if TRUTH_MODULE not in nwbfile.processing or "connections" not in nwbfile.processing[TRUTH_MODULE].data_interfaces:
+        return None
+    columns = plain_columns(nwbfile.processing[TRUTH_MODULE]["connections"])
+    return pd.DataFrame({name: columns[name] for name in ("source", "target", "delay_s", "dimensions")})
 
 
 def _chosen_signal(path: Path, nwbfile: Any, series: list[Found], name: str | None) -> Found | None:

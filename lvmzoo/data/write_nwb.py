@@ -31,14 +31,20 @@ COLUMNS = {
     "movement_on_s": "When the hand began to move, in seconds.",
     "condition": "Index of the condition.",
 }
+CONNECTIONS = {
+    "source": (str, "Region that drives the target."),
+    "target": (str, "Region that is driven."),
+    "delay_s": (float, "Time from source to target, in seconds."),
+    "dimensions": (int, "Number of dimensions through which the source drives the target."),
+}
 
 
 def write_nwb(recording: Recording, path: str | Path) -> None:
     """Write a simulated recording: units with electrodes, trials, behavior, and the ground truth.
 
     The file appears whole or not at all. ``latents`` and ``rates`` of the truth become TimeSeries in the processing
-    module "ground_truth"; behavior becomes SpatialSeries (names with "position"), CompassDirection (angles) or
-    TimeSeries.
+    module "ground_truth", the connections between regions a table beside them; behavior becomes SpatialSeries (names
+    with "position"), CompassDirection (angles) or TimeSeries.
 
     Raises
     ------
@@ -102,10 +108,12 @@ def _file(recording: Recording) -> NWBFile:
     if recording.trials is not None:
         _add_trials(nwbfile, recording.trials)
     _add_behavior(nwbfile, recording.behavior)
-    if recording.truth:
+    if recording.truth or recording.connections is not None:
         module = nwbfile.create_processing_module(TRUTH_MODULE, "What the simulation knows and a recording does not.")
         for name, signal in recording.truth.items():
             module.add(_series(name, signal))
+        if recording.connections is not None:
+            module.add(_connections(recording.connections))
     return nwbfile
 
 
@@ -174,6 +182,23 @@ def _add_behavior(nwbfile: NWBFile, behavior: Mapping[str, Signal]) -> None:
     for container in (position, compass):
         if container.spatial_series:
             module.add(container)
+
+
+def _connections(connections: pd.DataFrame) -> Any:
+    from hdmf.common import DynamicTable, VectorData
+
+    return DynamicTable(
+        name="connections",
+        description="Which region drives which; every other pair does not communicate.",
+        columns=[
+            VectorData(
+                name=name,
+                description=meaning,
+                data=np.array(connections[name].to_list(), dtype=type_of),  # a table without rows has types as well
+            )
+            for name, (type_of, meaning) in CONNECTIONS.items()
+        ],
+    )
 
 
 def _series(name: str, signal: Signal, reference_frame: str | None = None) -> Any:

@@ -11,6 +11,7 @@ from lvmzoo.simulate.lds import lds
 from lvmzoo.simulate.lorenz import lorenz
 from lvmzoo.simulate.planar import spiral, van_der_pol
 from lvmzoo.simulate.reach import reach
+from lvmzoo.simulate.regions import regions
 from lvmzoo.simulate.two_regions import two_regions
 
 __all__ = ["Simulator", "get", "simulators"]
@@ -25,6 +26,7 @@ def simulators() -> Mapping[str, Simulator]:
         {
             "lds": lds,
             "two_regions": two_regions,
+            "regions": regions,
             "lorenz": lorenz,
             "reach": reach,
             "spiral": spiral,

@@ -31,8 +31,9 @@ def two_regions(
     """Simulate regions "A" and "B"; what they share reaches B ``delay_s`` after A.
 
     Truth: ``latents`` every millisecond, named in their description: those across as A sees them, the same as B sees
-    them, those within A and those within B; and ``rates`` in Hz, every 10 ms. Trials follow each other without a
-    pause, and so do the latents, so there is nothing that a condition average could explain.
+    them, those within A and those within B; ``rates`` in Hz, every 10 ms; and ``connections``, the region that
+    leads as the source; None at a delay of zero, where neither leads. Trials follow each other without a pause, and so
+    do the latents, so there is nothing that a condition average could explain.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ def two_regions(
     start_s = trial_s * np.arange(trials)
     every = round(0.01 / STEP_S)
     stop_s = steps * STEP_S
+    source, target = ("A", "B") if lag > 0 else ("B", "A")
+    connection = {"source": source, "target": target, "delay_s": abs(lag) * STEP_S, "dimensions": across}
     return Recording.from_spike_times(
         "two_regions",
         poisson_spikes(rates_hz, STEP_S, random),
@@ -83,4 +86,5 @@ def two_regions(
             ),
         },
         observed=np.array([[0.0, stop_s]]),
+        connections=None if lag == 0 else pd.DataFrame([connection]),
     )

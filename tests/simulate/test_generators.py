@@ -33,6 +33,7 @@ from lvmzoo.simulate.two_regions import two_regions
 SMALL = {
     "lds": {"trials": 6, "units": 7},
     "two_regions": {"trials": 5, "units": 6},
+    "regions": {"regions": 3, "trials": 6, "units": 5},
     "lorenz": {"conditions": 4, "trials": 2, "units": 5},
     "reach": {"trials": 8, "pmd_units": 6, "m1_units": 4},
     "spiral": {"trials": 6, "units": 5},

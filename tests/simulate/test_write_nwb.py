@@ -40,6 +40,9 @@ def test_everything_comes_back(tmp_path, name):
     pd.testing.assert_frame_equal(found.trials, written.trials, check_dtype=False)
     assert (found.start_s, found.stop_s) == (written.start_s, written.stop_s)
     np.testing.assert_array_equal(found.observed, written.observed)
+    assert (found.connections is None) == (written.connections is None)
+    if written.connections is not None:
+        pd.testing.assert_frame_equal(found.connections, written.connections, check_dtype=False)
     for one, other in ((found.behavior, written.behavior), (found.truth, written.truth)):
         assert set(one) == set(other)
         for key in other:
@@ -54,8 +57,8 @@ def test_nwbinspector_finds_no_fault(tmp_path, name):
     found = list(inspect_nwbfile(nwbfile_path=str(tmp_path / "out.nwb")))
     grave = [m for m in found if m.importance.value > Importance.BEST_PRACTICE_SUGGESTION.value]
     assert not grave
-    # Its list of module names has none for what a simulation knows.
-    assert {m.check_function_name for m in found} <= {"check_processing_module_name"}
+    # Its list of module names has none for what a simulation knows, and two regions have one connection.
+    assert {m.check_function_name for m in found} <= {"check_processing_module_name", "check_single_row"}
 
 
 def test_a_run_sees_the_same_from_the_file_as_from_the_simulator(tmp_path):
@@ -120,6 +123,15 @@ def test_names_silence_angles_and_timestamps_come_back(tmp_path):
     assert found.behavior["heading"].kind is Kind.CIRCULAR
     np.testing.assert_allclose(found.behavior["heading"].times(), behavior["heading"].timestamps_s)
     np.testing.assert_array_equal(found.behavior["speed"].values[:], behavior["speed"].values)
+
+
+def test_that_no_region_drives_another_comes_back_too(tmp_path):
+    """A table without rows says so; no table says nothing."""
+    coupled = get("two_regions")(trials=3, units=2)
+    write_nwb(dataclasses.replace(coupled, connections=coupled.connections[:0]), tmp_path / "apart.nwb")
+    assert len(read_nwb(tmp_path / "apart.nwb", DataConfig()).connections) == 0
+    write_nwb(get("two_regions")(delay_s=0.0, trials=3, units=2), tmp_path / "together.nwb")
+    assert read_nwb(tmp_path / "together.nwb", DataConfig()).connections is None
 
 
 def test_a_continuous_signal_is_written_as_a_series(tmp_path):
