@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 
-__all__ = ["canonical", "canonical_coordinates"]
+__all__ = ["canonical", "canonical_coordinates", "in_coordinates"]
 
 LEAST = 1e-3  # norm of a column of the readout, per the largest, that is still brought to one
 
@@ -20,7 +20,13 @@ def canonical(
     model: LinearGaussian, moment: Float[Tensor, "latent latent"], diagonal: bool
 ) -> tuple[LinearGaussian, Float[Tensor, "latent latent"]]:
     """Return parameters and moment of the latents in canonical coordinates, see :func:`canonical_coordinates`."""
-    T = canonical_coordinates(model.readout, moment, diagonal)
+    return in_coordinates(model, moment, canonical_coordinates(model.readout, moment, diagonal))
+
+
+def in_coordinates(
+    model: LinearGaussian, moment: Float[Tensor, "latent latent"], T: Float[Tensor, "latent latent"]
+) -> tuple[LinearGaussian, Float[Tensor, "latent latent"]]:
+    """Return parameters and moment of the latents z, where x = T z."""
     into = torch.linalg.inv(T)
 
     def covariance(matrix: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ def draw_trials(
     draws = torch.randn(bins, trials, latents, generator=generator, dtype=torch.float64)
     noise = torch.randn(trials, bins, len(model.offset), generator=generator, dtype=torch.float64)
     if bins:
-        draws[0] = model.initial_mean + draws[0] @ torch.linalg.cholesky(model.initial_covariance).T
-        draws[1:] = draws[1:] @ torch.linalg.cholesky(model.dynamics_noise).T
+        draws[0] = model.initial_mean + draws[0] @ _root(model.initial_covariance).T
+        draws[1:] = draws[1:] @ _root(model.dynamics_noise).T
     for t in range(1, bins):
         draws[t].addmm_(draws[t - 1], model.dynamics.T)
     drawn = draws.transpose(0, 1).contiguous()
@@ -73,3 +73,9 @@ def draw_latents(
                     drawn[part.rows, bins] = x.transpose(0, 1)
                     following = x[0]
     return result
+
+
+def _root(covariance: Tensor) -> Float[Tensor, "latent latent"]:
+    """Return a square root of a covariance, which may be singular: past latents in a state have no noise."""
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    return torch.from_numpy(square_root(covariance.numpy())) if bool(failed) else root

@@ -21,7 +21,17 @@ from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.maximization import least_norm, noise_floor
 from lvmzoo.inference.subspace import LAGS, identify
 
-__all__ = ["Start", "factor_analysis", "shared_dynamics", "starting_readout", "starting_values", "untrained"]
+__all__ = [
+    "Start",
+    "agreeing",
+    "factor_analysis",
+    "identified",
+    "shared_dynamics",
+    "starting_drive",
+    "starting_readout",
+    "starting_values",
+    "untrained",
+]
 
 LARGEST = 0.98  # singular value of the starting dynamics, which leaves room for noise
 EQUALLY_SLOW = 0.02  # difference of the dynamics' diagonal that cannot tell latents apart
@@ -177,7 +187,7 @@ def shared_dynamics(
     aligned = [
         start._replace(readout=start.readout @ T.T, dynamics=T @ start.dynamics @ T.T)
         for start, drive in zip(starts, drives, strict=True)
-        for T in [_agreeing(first, drives[0], start.dynamics, drive)]
+        for T in [agreeing(first, drives[0], start.dynamics, drive)]
     ]
     mean = sum((w * s.dynamics for w, s in zip(weights, aligned, strict=True)), torch.zeros_like(first)) / sum(weights)
     U, values, Vh = torch.linalg.svd(mean)
@@ -186,7 +196,12 @@ def shared_dynamics(
     return aligned, A, identity - A @ A.T
 
 
-def _agreeing(A: Tensor, B: Tensor, other_A: Tensor, other_B: Tensor) -> Float[Tensor, "latent latent"]:
+def agreeing(
+    A: Float[Tensor, "latent latent"],
+    B: Float[Tensor, "latent channel"],
+    other_A: Float[Tensor, "latent latent"],
+    other_B: Float[Tensor, "latent channel"],
+) -> Float[Tensor, "latent latent"]:
     """Return the orthogonal matrix that turns the latents of another session into those of the first.
 
     The slowness of the latents says which is which. Their signs follow from the part of the dynamics that turns one

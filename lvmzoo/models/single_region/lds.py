@@ -15,33 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvmzoo.batch import Batch, Layout, Observation
+from lvmzoo.batch import Batch, Layout
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.inference.canonical import canonical
-from lvmzoo.inference.emissions import emissions_of
 from lvmzoo.inference.given_values import with_given
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.maximization import Constraints
-from lvmzoo.inference.online import Prediction, first_prediction, predicted
-from lvmzoo.inference.starting import starting_values, untrained
-from lvmzoo.models.base import (
-    Filters,
-    Forecasts,
-    HasDynamics,
-    HasPosterior,
-    Reconstructs,
-    Samples,
-    Scores,
-    StatisticsModel,
-)
-from lvmzoo.parts.session_units import SessionUnits
+from lvmzoo.inference.starting import starting_values
+from lvmzoo.models.state_space import StateSpace
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
 __all__ = ["LDS", "LDSConfig"]
@@ -81,86 +69,16 @@ class LDSConfig:
         object.__setattr__(self, "given", given)
 
 
-class State(NamedTuple):
-    """What the filter knows of the coming bin."""
-
-    session: str
-    coming: Prediction
-
-
-class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Samples, Scores, HasPosterior):
+class LDS(StateSpace):
     """Linear dynamical system: smooth latents with linear dynamics, Gaussian or count activity, EM."""
 
-    passes = None
-    uses_inputs = True
-
-    dynamics: Tensor  # A
-    dynamics_noise: Tensor  # Q
-    initial_mean: Tensor
-    initial_covariance: Tensor
-    readout: Tensor  # C, the units of all sessions one after the other
-    offset: Tensor  # d
-    noise: Tensor  # diagonal of R; of negative binomial counts the overdispersion
-    drive: Tensor | None  # B; None without known inputs
-    feedthrough: Tensor | None  # D
-    input_mean: Tensor | None  # over the training bins: inputs count from there
-    latent_moment: Tensor  # mean of x x' over the training bins: the scale of the latents, for the canonical form
-
     def __init__(self, config: LDSConfig, layouts: Sequence[Layout]) -> None:
-        super().__init__(config, layouts)
-        self._counts = any(layout.observation is Observation.COUNTS for layout in layouts)
-        self._emissions = emissions_of(config.emissions, layouts)
-        self.is_bound, self.positive_rates = self._emissions.bound, self._emissions.positive
+        super().__init__(config, layouts, config.latents, config.latents, config.emissions)
         self._constraints = Constraints(
             diagonal=config.dynamics == "diagonal",
             dynamics="dynamics" in config.fixed,
             readout="readout" in config.fixed,
         )
-        self.inputs = dict(layouts[0].inputs)
-        self.units = SessionUnits(layouts)
-        for layout in layouts:
-            if dict(layout.inputs) != self.inputs:
-                raise UserError(
-                    f"Session '{layout.session}' has the known inputs {dict(layout.inputs)}.",
-                    f"Session '{layouts[0].session}' has {self.inputs}: all sessions must share them, and their order.",
-                    "Set data.inputs to variables that every session has, with as many channels.",
-                )
-        channels = sum(self.inputs.values())
-        start: dict[str, Tensor | None] = untrained(self.units.total, config.latents, channels)._asdict()
-        start["input_mean"] = torch.zeros(channels, dtype=torch.float64) if channels else None
-        start["latent_moment"] = torch.eye(config.latents, dtype=torch.float64)
-        for name, value in start.items():
-            self.register_buffer(name, value)
-
-    def parameters_of(self, session: str) -> LinearGaussian:
-        """Return the parameters of one session; raises UserError for a session that the model was not built for."""
-        everything, units = self._everything(), self.units.of(session)
-        of_units = ("readout", "offset", "noise", "feedthrough")
-        chosen = {name: value[units] for name in of_units if (value := getattr(everything, name)) is not None}
-        return everything._replace(**chosen)
-
-    def _everything(self) -> LinearGaussian:
-        return LinearGaussian(*(getattr(self, name) for name in LinearGaussian._fields))
-
-    def _set(self, values: LinearGaussian) -> None:
-        for name, value in values._asdict().items():
-            if value is not None:
-                getattr(self, name).copy_(value)
-
-    def _known(self, batch: Batch) -> Float[Tensor, "trial bin channel"] | None:
-        if self.input_mean is None:
-            return None
-        return torch.cat([batch.inputs[name] for name in self.inputs], -1) - self.input_mean
-
-    def _mean_input(self, batches: Iterable[Batch]) -> Float[Tensor, " channel"]:
-        total, bins = self.offset.new_zeros(()), self.offset.new_zeros(())
-        for batch in batches:
-            total = total + torch.cat([batch.inputs[name][batch.valid] for name in self.inputs], -1).double().sum(0)
-            bins += batch.valid.sum()
-        return total / bins
-
-    def _data(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        return batch.activity, batch.valid, batch.observed, self._known(batch)
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
@@ -169,34 +87,15 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
             self.input_mean.copy_(self._mean_input(batches))
 
         def of_session(session: str) -> Iterable[Recorded]:
-            return (
-                Recorded(batch.activity, batch.valid, batch.observed, batch.trial_index, self._known(batch))
-                for batch in batches
-                if batch.layout.session == session
-            )
+            return self._recorded(batches, session)
 
         units = {session: layout.n_units for session, layout in self.layouts.items()}
         subspace, diagonal = self.config.initialization == "subspace", self._constraints.diagonal
         start = starting_values(of_session, units, self.config.latents, self._counts, subspace, diagonal)
         self._set(with_given(self._emissions.start(start), self.config.given, diagonal))
 
-    @torch.no_grad()
-    def statistics(self, batch: Batch) -> Any:
-        """Return the expected sufficient statistics; units of other sessions hold zeros."""
-        parameters = self.parameters_of(batch.layout.session)
-        moments = self._emissions.expectations(parameters, *self._data(batch))
-        session = batch.layout.session
-        placed = {name: self.units.place(session, getattr(moments, name)) for name in self._emissions.of_units}
-        return moments._replace(**placed)
-
-    @torch.no_grad()
-    def update(self, statistics: Any) -> Float[Tensor, ""]:
-        """Set the parameters that maximize the expected log-likelihood; return nats per bin before that."""
-        self._set(self._emissions.maximize(self._everything(), statistics, self._constraints))
-        reached = statistics.trials + statistics.transitions  # bins up to each trial's end, gaps included
-        if reached > 0:
-            self.latent_moment.copy_((statistics.initial_moment + statistics.after) / reached)
-        return statistics.log_likelihood / statistics.bins.clamp(min=1)
+    def _maximized(self, statistics: Any) -> LinearGaussian:
+        return self._emissions.maximize(self._everything(), statistics, self._constraints)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -207,99 +106,9 @@ class LDS(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Sample
         self._set(values)
         self.latent_moment.copy_(moment)
 
-    @torch.no_grad()
-    def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
-        """Return the smoothed mean of the latents."""
-        parameters = self.parameters_of(batch.layout.session)
-        return _at_valid(self._emissions.smoothed(parameters, *self._data(batch))[0], batch)
-
-    @torch.no_grad()
-    def posterior(
-        self, batch: Batch
-    ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"]]:
-        """Return the smoothed mean and covariance of the latents."""
-        parameters = self.parameters_of(batch.layout.session)
-        mean, covariance = self._emissions.posterior(parameters, *self._data(batch))
-        return _at_valid(mean, batch), _at_valid(covariance, batch)
-
-    @torch.no_grad()
-    def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
-        """Return the expected activity given all that is observed; it can be negative if emissions are Gaussian."""
-        parameters = self.parameters_of(batch.layout.session)
-        mean, covariance = self._emissions.smoothed(parameters, *self._data(batch))
-        return _at_valid(self._emissions.emit(parameters, mean, covariance, self._known(batch)), batch)
-
-    @torch.no_grad()
-    def forecast(self, batch: Batch, horizon: int) -> Float[Tensor, "trial bin unit"]:
-        """Return the expected activity ``horizon`` bins ahead of the filter, given all known inputs up to then.
-
-        Raises UserError below one bin.
-        """
-        if horizon < 1:
-            raise UserError(
-                f"The forecast horizon is {horizon} bins.",
-                "A forecast looks at least one bin ahead.",
-                "Use a horizon of 1 or more, or `rates` for the bins themselves.",
-            )
-        parameters = self.parameters_of(batch.layout.session)
-        mean, covariance = self._emissions.filtered(parameters, *self._data(batch))
-        mean, covariance = predicted(parameters, mean, covariance, self._known(batch), horizon)
-        return _at_valid(self._emissions.emit(parameters, mean, covariance, self._known(batch)), batch)
-
-    @torch.no_grad()
-    def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
-        """Return the log-likelihood of the observed activity of each trial, or a lower bound on it, in nats."""
-        parameters = self.parameters_of(batch.layout.session)
-        return self._emissions.log_likelihood(parameters, *self._data(batch))
-
-    @torch.no_grad()
-    def sample(
-        self, session: str, trials: int, bins: int, seed: int
-    ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
-        """Draw latents and activity of new trials of one session, with known inputs at their training mean."""
-        parameters = LinearGaussian(*(value.cpu() for value in self.parameters_of(session) if value is not None))
-        drawn, activity = self._emissions.sample(parameters, trials, bins, seed)
-        return drawn.to(self.dynamics.device), activity.to(self.dynamics.device)
-
-    @torch.no_grad()
-    def posterior_sample(self, batch: Batch, draws: int, seed: int) -> Float[Tensor, "draw trial bin latent"]:
-        """Draw whole trajectories of the latents given what is observed; bins that are not valid hold zeros."""
-        generator = torch.Generator().manual_seed(seed)
-        normal = torch.randn(draws, *batch.valid.shape, len(self.dynamics), generator=generator, dtype=torch.float64)
-        parameters = self.parameters_of(batch.layout.session)
-        drawn = self._emissions.draws(parameters, normal.to(self.dynamics), *self._data(batch))
-        return torch.where(batch.valid[..., None], drawn, 0.0)
-
-    @torch.no_grad()
-    def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
-        """Return the mean of the latents of each bin given the bins up to it."""
-        parameters = self.parameters_of(batch.layout.session)
-        return _at_valid(self._emissions.filtered(parameters, *self._data(batch))[0], batch)
-
-    def initial(self, session: str, trials: int) -> State:
-        """Return what is known before the first bin of some trials."""
-        return State(session, first_prediction(self.parameters_of(session), trials))
-
-    @torch.no_grad()
-    def step(self, state: State, bin: Batch) -> tuple[State, Float[Tensor, "trial latent"]]:
-        """Return what is known after one more bin, and the mean of its latents."""
-        known = self._known(bin)
-        inputs = None if known is None else known[:, 0]
-        seen = bin.observed[:, 0] & bin.valid
-        parameters = self.parameters_of(state.session)
-        coming, mean = self._emissions.observe(parameters, state.coming, bin.activity[:, 0], seen, inputs)
-        return State(state.session, coming), torch.where(bin.valid, mean, 0.0)
-
     def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
         """Return the expected latents one bin later, with known inputs at their training mean."""
         return latents @ self.dynamics.to(latents).T
-
-
-def _at_valid(values: Tensor, batch: Batch) -> Tensor:
-    """Zero the bins that are not valid, in place."""
-    if not bool(batch.valid.all()):
-        values[~batch.valid] = 0.0
-    return values
 
 
 register(
