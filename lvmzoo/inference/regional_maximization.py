@@ -40,7 +40,7 @@ def regional_fit(
     emissions: Emissions | None = None,
     inputs: Float[Tensor, "trial bin channel"] | None = None,
     rank: int | None = None,
-    columns: Mapping[str, Int[Tensor, " state"]] | None = None,
+    columns: Mapping[str, Int[Tensor, " _column"]] | None = None,
 ) -> tuple[LinearGaussian, float]:
     """Return the parameters after some passes of EM over one session, and their log-likelihood (or bound) in nats.
 
@@ -73,7 +73,7 @@ def maximize_regional(
     allowed: Bool[Tensor, "state state"],
     shown: Bool[Tensor, "unit state"],
     rank: int | None = None,
-    columns: Mapping[str, Int[Tensor, " state"]] | None = None,
+    columns: Mapping[str, Int[Tensor, " _column"]] | None = None,
 ) -> LinearGaussian:
     """Return the parameters after the M-step; ``shown``: elements of the state that each unit may show."""
     A, B, Q = solve_regional_dynamics(model, moments, regions, allowed, rank, columns)
@@ -96,7 +96,7 @@ def solve_regional_dynamics(
     regions: Mapping[str, slice],
     allowed: Bool[Tensor, "state state"],
     rank: int | None = None,
-    columns: Mapping[str, Int[Tensor, " state"]] | None = None,
+    columns: Mapping[str, Int[Tensor, " _column"]] | None = None,
 ) -> tuple[Float[Tensor, "state state"], Float[Tensor, "state channel"] | None, Float[Tensor, "state state"]]:
     """Return A, B and Q, region by region; what is not free stays as it was."""
     A, Q = model.dynamics.clone(), model.dynamics_noise.clone()

@@ -61,7 +61,7 @@ class Structure:
         return slice(start, start + self.latents)
 
     @cached_property
-    def columns(self) -> dict[str, Int[Tensor, " state"]]:
+    def columns(self) -> dict[str, Int[Tensor, " _column"]]:
         """Elements of the state through which each region acts on others, by lag."""
         reach = {name: self.max_lag if name in self.senders else 1 for name in self.names}
         return {
