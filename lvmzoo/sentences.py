@@ -21,7 +21,8 @@ HEADINGS: Mapping[Question, str] = {
     Question.DIMENSIONS: "Through how many dimensions?",
 }
 VERDICTS = ("evidence", "estimate", "no evidence", "cannot be told")  # in the order in which they are shown
-_MOST_WEAK = 3  # claims without evidence that get a sentence each; more are listed in one
+_MOST_STRONG, _MOST_WEAK = 8, 3  # claims with and without evidence that get a sentence each; others share one
+_MOST_LISTED = 10  # claims without evidence that are named
 
 _WEAK: Mapping[tuple[Question, str], str] = {
     (Question.COMMUNICATION, "no evidence"): "No evidence that these share activity",
@@ -62,8 +63,8 @@ def answers(claims: Sequence[Claim]) -> list[Answers]:
             group = [claim for claim in asked if verdict(claim) == word]
             if word == "evidence" and question in (Question.COMMUNICATION, Question.DIRECTION):
                 group.sort(key=lambda claim: -abs(claim.value))
-            lines += [(word, text) for text in _together(group, word, bool(shared))]
-        found.append(Answers(question, tuple(lines), shared))
+            lines += [(word, text) for text in _together(group, word, shared)]
+        found.append(Answers(question, tuple(lines), _tail(shared).strip()))
     return found
 
 
@@ -94,12 +95,12 @@ def pair(claim: Claim) -> str:
     return f"{claim.source} and {claim.target}{item}"
 
 
-def amount(value: float, unit: str = "") -> str:
-    """Return a number of three digits with its unit, and a real minus."""
+def amount(value: float, unit: str = "", digits: int = 3) -> str:
+    """Return a number of so many digits with its unit, and a real minus."""
     if not math.isfinite(value):
         return "not known"
-    digits = f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return (digits.replace("-", "\N{MINUS SIGN}") + (f" {unit}" if unit else "")).strip()
+    text = f"{value:.{digits}g}" if abs(value) < 10**digits / 10 else f"{value:.0f}"
+    return text.replace("-", "\N{MINUS SIGN}") + (f" {unit}" if unit else "")
 
 
 def p_value(p: float) -> str:
@@ -108,36 +109,43 @@ def p_value(p: float) -> str:
 
 
 def _shared_note(claims: Sequence[Claim]) -> str:
-    notes = {claim.note for claim in claims}
-    return f"{_tail(claims[0].note).strip()}" if len(notes) == 1 else ""
+    """Return the note that all claims have of which something can be told."""
+    notes = {claim.note for claim in claims if verdict(claim) != "cannot be told"}
+    return notes.pop() if len(notes) == 1 else ""
 
 
-def _together(claims: Sequence[Claim], word: str, noted: bool) -> list[str]:
-    """Return a sentence for each claim, or one for many that say nothing."""
-    question = claims[0].question if claims else None
-    if question is None or word in ("evidence", "estimate") or len(claims) <= _MOST_WEAK:
-        return [brief(claim) if noted else sentence(claim) for claim in claims]
-    listed = "; ".join(f"{pair(c)}, {p_value(c.p)}" if c.p is not None else pair(c) for c in claims)
-    notes = {claim.note for claim in claims}
-    tail = "" if noted or len(notes) > 1 else _tail(claims[0].note)
-    return [f"{_WEAK[question, word]}: {listed}.{tail}"]
+def _together(claims: Sequence[Claim], word: str, shared: str) -> list[str]:
+    """Return a sentence for each claim, and one for all that would be too many."""
+    strong = word in ("evidence", "estimate")
+    single = claims[: _MOST_STRONG if strong else _MOST_WEAK]
+    if strong or len(single) == len(claims):
+        sentences = [brief(claim) if claim.note == shared else sentence(claim) for claim in single]
+        rest = "; ".join(f"{pair(c)} {amount(c.value, c.unit)}" for c in claims[len(single) :])
+        return [*sentences, f"The same is said of {rest}."] if rest else sentences
+    notes = dict.fromkeys(claim.note for claim in claims if claim.note != shared)
+    ps = [claim.p for claim in claims if claim.p is not None]
+    smallest = f" (smallest {p_value(min(ps))})" if ps else ""
+    listed = (
+        "; ".join(map(pair, claims)) if len(claims) <= _MOST_LISTED else f"{len(claims)} pairs that claims.csv names"
+    )
+    return [f"{_WEAK[claims[0].question, word]}: {listed}{smallest}.{''.join(map(_tail, notes))}"]
 
 
 def _tail(note: str) -> str:
     return f" {note[0].upper()}{note[1:].rstrip('.')}." if note else ""
 
 
-def _range(low: float, high: float, unit: str = "") -> str:
-    return f"{amount(low)} to {amount(high)}{' ' + unit if unit else ''}"
+def _range(low: float, high: float) -> str:
+    return f"{amount(low)} to {amount(high)}"
 
 
 def _support(claim: Claim, interval: tuple[float, float] | None, null: bool = True) -> str:
     """Interval, null and p in brackets."""
     parts = []
     if interval is not None:
-        parts.append(f"95 % interval {_range(*interval, claim.unit)}")
+        parts.append(f"95 % interval {_range(*interval)}")
     if null and claim.null is not None:
-        parts.append(f"by chance {amount(claim.null[0])}, and at most {amount(claim.null[1])} in 95 % of cases")
+        parts.append(f"by chance up to {amount(claim.null[1])}")
     if claim.p is not None:
         parts.append(p_value(claim.p))
     return f" ({'; '.join(parts)})" if parts else ""
@@ -155,7 +163,7 @@ def _measured(claim: Claim) -> str:
 def _control(claim: Claim) -> str:
     if claim.control is None:
         return ""
-    spread = f" ({_range(*claim.control_interval, claim.unit)})" if claim.control_interval is not None else ""
+    spread = f" ({_range(*claim.control_interval)})" if claim.control_interval is not None else ""
     return f"; within a region {amount(claim.control, claim.unit)}{spread}"
 
 

@@ -20,6 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,6 +28,8 @@ from lvmzoo.cli import failure
 from lvmzoo.commands import console_of_width
 from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.fields import describe_fields
+from lvmzoo.findings import Findings, Question
+from lvmzoo.sentences import CAUTION, answers
 from lvmzoo.store import compose, config_folder, fill_store, group_options, load, to_experiment
 from lvmzoo.wrong_config import explain
 
@@ -135,13 +138,29 @@ def _print_scores(finished: Run) -> None:
     for session, found in finished.findings.items():
         if len(finished.findings) > 1:
             console.print(f"\n[bold]{escape(session)}[/bold]")
-        for claim in found.claims:
-            console.print(f"[bold]{claim.question}[/bold]  {escape(claim.sentence)}", highlight=False)
+        _print_answers(console, found)
     if finished.folder is not None:
         report = finished.folder / "report.html"
         print(f"Run: {finished.folder}")
         if report.exists():
             print(f"Report: {report}")
+
+
+def _print_answers(console: Console, found: Findings) -> None:
+    """Print claims by question, each sentence after a word that says how it stands, evidence first."""
+    for answer in answers(found.claims):
+        console.print(f"\n[bold]{answer.heading}[/bold]", highlight=False)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(min_width=14, no_wrap=True)
+        table.add_column(overflow="fold")
+        for word, sentence in answer.lines:
+            table.add_row(f"  [bold]{word}[/bold]" if word == "evidence" else f"  {word}", escape(sentence))
+        for note in (answer.note, CAUTION if answer.question is Question.DIRECTION else ""):
+            if note:
+                table.add_row("", f"[dim]{escape(note)}[/dim]")
+        console.print(table, highlight=False)
+    if found.claims:
+        console.print()
 
 
 def _sweep(arguments: Sequence[str], options: argparse.Namespace) -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvmzoo.checkpoint import write_bytes
-from lvmzoo.models.base import Communicates, GradientModel, HasDynamics, Reconstructs
+from lvmzoo.models.base import Communicates, Connects, GradientModel, HasDynamics, Reconstructs
 from lvmzoo.report import text
-from lvmzoo.report.style import Picture, Table
+from lvmzoo.report.style import Picture, Statements, Table
 
 if TYPE_CHECKING:
     from lvmzoo.data.trials import Session
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_SESSIONS = 3  # a data set of many sessions shows the first few in figures, and all of them in the table
 
+Item = Picture | Statements | Table | str
+
 
 @dataclass
 class Section:
@@ -38,16 +40,17 @@ class Section:
     lead: str = ""
     legend: tuple[str, list[tuple[str, str]]] | None = None  # a trial column, and its levels with their colors
     pictures: list[Picture] = field(default_factory=list)
+    statements: list[Statements] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.pictures or self.tables or self.failures or self.lead)
+        return not (self.pictures or self.statements or self.tables or self.failures or self.lead)
 
-    def draw(self, figures: Callable[[], Iterator[Picture | Table | str]]) -> Section:
-        """Add pictures, tables and a lead in words; one that fails leaves a note, and the rest of the report stands."""
+    def draw(self, figures: Callable[[], Iterator[Item]]) -> Section:
+        """Add figures, tables and words; one that fails leaves a note, and the rest of the report stands."""
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Mean of empty slice|Degrees of freedom", module="numpy")
@@ -56,6 +59,8 @@ class Section:
                         self.lead = item
                     elif isinstance(item, Table):
                         self.tables.append(item)
+                    elif isinstance(item, Statements):
+                        self.statements.append(item)
                     else:
                         self.pictures.append(item)
         except Exception as error:
@@ -117,8 +122,10 @@ def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             )
         else:
             curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
-    rank = Section("rank", "Choice of the rank").draw(lambda: rank_curve(run))
+    ranked = any(profile.kind == "rank" for found in run.findings.values() for profile in found.profiles)
+    rank = Section("rank", "Choice of the rank").draw(lambda: iter(()) if ranked else rank_curve(run))
     pages = [_session(run, evaluation, number) for number, evaluation in enumerate(evaluations[:_MOST_SESSIONS])]
+    pages = pages or [_saved(run, name, number) for number, name in enumerate([*run.findings][:_MOST_SESSIONS])]
     names = list(dict.fromkeys(score.session for score in run.scores))
     reference = run.entry.reference
     return {
@@ -167,7 +174,7 @@ def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
     reconstructs, communicates, moves = (
         tested and isinstance(run.model, can) for can in (Reconstructs, Communicates, HasDynamics)
     )
-    sections: list[tuple[bool, Section, Callable[[View], Iterator[Picture | Table | str]]]] = [
+    sections: list[tuple[bool, Section, Callable[[View], Iterator[Item]]]] = [
         (tested, Section(f"latents-{number}", "Latents", legend=legend), latent_figures),
         (moves, Section(f"dynamics-{number}", "Dynamics", legend=legend), dynamics_figures),
         (tested, Section(f"rotation-{number}", "Rotation", legend=view.key), rotation_figures),
@@ -177,6 +184,8 @@ def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
         (True, Section(f"drift-{number}", "Drift over the session"), drift_figures),
     ]
     drawn = [section.draw(functools.partial(figures, view)) for possible, section, figures in sections if possible]
+    if isinstance(run.model, Connects):
+        drawn = [*_regions(run, session.layout.session, number, evaluation), *drawn]
     return SessionPage(
         id=f"session-{number}",
         name=session.layout.session,
@@ -184,3 +193,28 @@ def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
         notes=text.session_notes(session, run.experiment),
         sections=[section for section in drawn if not section.empty],
     )
+
+
+def _regions(run: Run, session: str, number: int, evaluation: Evaluation | None = None) -> list[Section]:
+    """Return what the model says of the regions of a session, and the curves behind it."""
+    from lvmzoo.findings import Findings
+    from lvmzoo.report.connections import connection_figures
+    from lvmzoo.report.profiles import profile_figures
+
+    def found() -> Findings:
+        if session in run.findings or evaluation is None:
+            return run.findings[session]
+        return evaluation.findings()
+
+    units = run.model.layouts[session].units
+    residuals = bool(getattr(run.experiment.model, "residuals", False))
+    sections = [
+        Section(f"regions-{number}", "Regions").draw(lambda: connection_figures(units, found(), residuals)),
+        Section(f"profiles-{number}", "Regions: curves and maps").draw(lambda: profile_figures(found())),
+    ]
+    return [section for section in sections if not section.empty]
+
+
+def _saved(run: Run, session: str, number: int) -> SessionPage:
+    """Return the page of a session of which there are findings and no data."""
+    return SessionPage(f"session-{number}", session, {}, [], _regions(run, session, number))

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-__all__ = ["HALF", "INK", "MUTED", "PARTS", "PREDICTED", "RECORDED", "THIRD", "Picture", "Table", "palette", "picture"]
+__all__ = [
+    "HALF", "INK", "MUTED", "PARTS", "PREDICTED", "RECORDED", "THIRD", "Picture", "Statements", "Table", "palette",
+    "picture",
+]  # fmt: skip
 
 INK, MUTED, HAIRLINE = "#1c2733", "#5f6b78", "#d5dbe1"
 RECORDED, PREDICTED = "#8592a0", "#c2532d"  # what was measured recedes, what the model says stands out
@@ -89,6 +92,16 @@ class Table:
     caption: str
     header: list[str]
     rows: list[list[str]]
+    note: str = ""
+    folded: bool = False  # shown on a click
+
+
+@dataclass(frozen=True)
+class Statements:
+    """Sentences under a heading, each after a word that says how it stands."""
+
+    heading: str
+    lines: tuple[tuple[str, str], ...]
     note: str = ""
 
 
