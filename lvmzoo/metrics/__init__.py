@@ -12,6 +12,7 @@ from lvmzoo.metrics.behavior_knn import BehaviorKnn
 from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.metrics.bits_per_spike import BitsPerSpike
 from lvmzoo.metrics.co_bps import CoBps
+from lvmzoo.metrics.connections import Connections
 from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.metrics.log_likelihood import LogLikelihood
 from lvmzoo.metrics.rate_r2 import RateR2
@@ -35,6 +36,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             BehaviorR2(),
             BehaviorKnn(),
             SharedVarianceOfUnits(),
+            Connections(),
         )
     }
 )

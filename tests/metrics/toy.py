@@ -11,8 +11,9 @@ import torch
 
 from lvmzoo.batch import Batch, Kind, Layout, Observation, Variable
 from lvmzoo.data.trials import Session, Trials
+from lvmzoo.findings import Claim, Findings, Progress, Question, quiet_progress
 from lvmzoo.inference.shared_variance import SharedVariance
-from lvmzoo.models.base import Communicates, HasSharedVariance, Model, Reconstructs, Scores
+from lvmzoo.models.base import Communicates, Connects, HasSharedVariance, Model, Reconstructs, Scores
 
 
 def make_session(
@@ -72,7 +73,12 @@ def make_session(
         },
     )
     a, b = trials * 6 // 10, trials * 8 // 10
-    return Session(whole.select(range(a)), whole.select(range(a, b)), whole.select(range(b, trials)))
+    return Session(
+        whole.select(range(a)),
+        whole.select(range(a, b)),
+        whole.select(range(b, trials)),
+        connections=pd.DataFrame([{"source": "a", "target": "b", "delay_s": 0.04, "dimensions": 2}]),
+    )
 
 
 class Base(Model):
@@ -91,7 +97,7 @@ class Base(Model):
         return self.dropout(seen @ self.projection) * batch.valid.unsqueeze(-1)
 
 
-class Full(Base, Reconstructs, Scores, Communicates, HasSharedVariance):
+class Full(Base, Reconstructs, Scores, Communicates, Connects, HasSharedVariance):
     positive_rates = True
     routes: ClassVar = {"b": ("a",)}
 
@@ -106,6 +112,16 @@ class Full(Base, Reconstructs, Scores, Communicates, HasSharedVariance):
     def shared_variance(self) -> SharedVariance:
         folds = torch.tensor([[0.3, 0.4, torch.nan], [2.0, 3.0, torch.nan], [0.2, 0.3, torch.nan]])
         return SharedVariance(torch.tensor(3.0), *folds)
+
+    def findings(self, batch: Batch, seed: int, progress: Progress = quiet_progress) -> Findings:
+        claims = (
+            Claim(Question.COMMUNICATION, "a", "b", 0.5, "correlation", evidence=True),
+            Claim(Question.DIRECTION, "a", "b", 0.3, "gain", evidence=True),
+            Claim(Question.DIRECTION, "b", "a", 0.0, "gain", evidence=False),
+            Claim(Question.DELAY, "a", "b", 43.0, "peak", "ms", evidence=True),
+            Claim(Question.DIMENSIONS, "a", "b", 3.0, "rank"),
+        )
+        return Findings(claims)
 
     def predict_target(self, batch: Batch, target: str) -> torch.Tensor:
         return 0.1 * self.latents(batch) @ self.projection[batch.layout.region(target)].T
