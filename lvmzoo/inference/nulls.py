@@ -24,6 +24,7 @@ __all__ = [
     "drift_basis",
     "holm",
     "interval",
+    "levels_of",
     "null_summary",
     "p_value",
     "permutations",
@@ -102,13 +103,24 @@ def drift_basis(position: Float[Tensor, " place"], terms: int) -> Float[Tensor, 
     return torch.cos(math.pi * position.to(torch.float64)[:, None] * number)
 
 
+def levels_of(condition: Int[Tensor, " trial"] | None, trials: int) -> Float[Tensor, "trial level"]:
+    """Return a column for each condition but the first that occurs: one in its trials, else zero."""
+    if condition is None:
+        return torch.zeros(trials, 0, dtype=torch.float64)
+    return (condition[:, None] == condition.unique()[1:]).to(torch.float64)
+
+
 def without_drift(
     values: Float[Tensor, "trial bin unit"],
     observed: Bool[Tensor, "trial bin unit"],
     train: Bool[Tensor, " trial"] | None = None,
     terms: int = 4,
+    condition: Int[Tensor, " trial"] | None = None,
 ) -> Float[Tensor, "trial bin unit"]:
     """Return activity less each unit's slow drift over trials and its mean, both fitted to the training trials.
+
+    The drift is fitted together with the mean of each condition, which stays: a drift fitted to the order in which
+    shared conditions happened to come would be the same in all regions, and no permutation would show it.
 
     Parameters
     ----------
@@ -116,23 +128,25 @@ def without_drift(
     observed : which samples count.
     train : trials to which the drift is fitted; None: all.
     terms : cosines of drift; fewer where there are less than ten training trials for each.
+    condition : of each trial; None: one condition.
     """
     trials = values.shape[0]
     used = torch.ones(trials, dtype=torch.bool, device=values.device) if train is None else train
     terms = min(terms, int(used.sum()) // 10)
     place = torch.arange(trials, dtype=torch.float64, device=values.device)
-    basis = drift_basis((place + 0.5) / max(trials, 1), terms)
+    levels = levels_of(condition, trials).to(values.device)
+    basis = torch.cat([drift_basis((place + 0.5) / max(trials, 1), terms), levels], 1)
     clean = torch.where(observed, values, 0.0).to(torch.float64)
     weight = observed.to(torch.float64).sum(1) * used[:, None]  # trial, unit
     normal = torch.einsum("nu,nk,nl->ukl", weight, basis, basis)
-    # A unit that is not observed in training has no drift to remove.
+    # A unit that is not observed in training has no drift to remove, and not every condition is in training.
     seen = weight.sum(0) > 0
-    normal = normal + torch.eye(terms + 1, dtype=torch.float64, device=values.device) * (
+    normal = normal + torch.eye(basis.shape[1], dtype=torch.float64, device=values.device) * (
         1e-10 * weight.sum(0).clamp(min=1.0)[:, None, None]
     )
     moment = torch.einsum("nu,nk->uk", clean.sum(1) * used[:, None], basis)
     slope = torch.where(seen[:, None], torch.linalg.solve(normal, moment), 0.0)
-    return clean - (basis @ slope.mT)[:, None]
+    return clean - (basis[:, : terms + 1] @ slope[:, : terms + 1].mT)[:, None]
 
 
 def _quantiles(values: Sequence[float] | Tensor, levels: tuple[float, float]) -> tuple[float, float]:

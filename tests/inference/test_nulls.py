@@ -123,3 +123,17 @@ def test_few_trials_lose_their_mean_alone() -> None:
     values = torch.arange(24, dtype=torch.float64).reshape(4, 3, 2)
     found = without_drift(values, torch.ones(values.shape, dtype=torch.bool))
     torch.testing.assert_close(found, values - values.mean((0, 1)), rtol=1e-8, atol=1e-8)
+
+
+def test_drift_leaves_the_means_of_conditions() -> None:
+    """The order of conditions is no drift: what is left of a condition does not depend on when it came."""
+    random = np.random.default_rng(1)
+    trials, bins = 60, 5
+    condition = torch.from_numpy(random.integers(-1, 3, trials))
+    level = torch.tensor([2.0, -4.0, 7.0, 1.0], dtype=torch.float64)[condition + 1]
+    position = torch.from_numpy((np.arange(trials) + 0.5) / trials)
+    values = (level + torch.cos(math.pi * position))[:, None, None].expand(trials, bins, 1).clone()
+    found = without_drift(values, torch.ones(values.shape, dtype=torch.bool), condition=condition)[:, 0, 0]
+    torch.testing.assert_close(found - found[0], level - level[0], rtol=1e-7, atol=1e-7)
+    other = without_drift(values, torch.ones(values.shape, dtype=torch.bool))[:, 0, 0]
+    assert float((other - other[0] - level + level[0]).abs().max()) > 0.1
