@@ -1,0 +1,100 @@
+"""Which regions of a fitted linear dynamical system drive each other: claims with nulls and intervals, and curves."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lvmzoo.batch import Batch
+from lvmzoo.findings import Findings, Progress, quiet_progress
+from lvmzoo.inference.emissions import Emissions
+from lvmzoo.inference.influence_profiles import by_dimension, by_frequency, by_lag, by_time
+from lvmzoo.inference.influence_refits import chance, enough_trials, fitted, resampled
+from lvmzoo.inference.influence_study import LEVEL, Study
+from lvmzoo.inference.linear_gaussian import LinearGaussian
+from lvmzoo.inference.region_channels import region_channels
+from lvmzoo.inference.regional_structure import Structure
+
+__all__ = ["influence"]
+
+FREQUENCIES = 33  # from zero to the fastest that bins can show
+
+
+def influence(
+    model: LinearGaussian,
+    structure: Structure,
+    emissions: Emissions,
+    batch: Batch,
+    *,
+    permutations: int,
+    resamples: int,
+    seed: int,
+    progress: Progress = quiet_progress,
+    inputs: Float[Tensor, "trial bin channel"] | None = None,
+) -> Findings:
+    """Return claims about every pair of regions of a session that the model connects, and the curves behind them.
+
+    Parameters
+    ----------
+    model, structure, emissions : fitted parameters of the session, what belongs to whom, how latents show.
+    batch : all training trials of the session, in the order of recording.
+    permutations, resamples : numbers of recombinations of trials for the null, and of bootstrap samples; 0: none.
+    seed : of both.
+    progress : is told how far it is.
+    inputs : known inputs, where the model has a drive.
+    """
+    longer = int((batch.valid.sum(1) > 1).sum())
+    able = longer > 0 and enough_trials(batch.condition, batch.n_trials)
+    draws, copies = (permutations if able else 0), (resamples if longer > 1 else 0)
+    share = (draws + 1) / (draws + 1 + copies)
+    channels = region_channels(model, structure, emissions, batch, inputs)
+    frequencies = torch.linspace(0, 0.5, FREQUENCIES, dtype=torch.float64)
+    observed, null = chance(
+        channels,
+        structure,
+        batch.condition,
+        frequencies,
+        draws,
+        seed,
+        lambda what, fraction: progress(what, share * fraction),
+    )
+    boot = resampled(
+        channels,
+        structure,
+        frequencies,
+        copies,
+        seed,
+        lambda what, fraction: progress(what, share + (1 - share) * fraction),
+    )
+    study = Study(
+        structure,
+        tuple(channels.regions),
+        batch,
+        frequencies,
+        fitted(channels, structure, frequencies),
+        observed,
+        null,
+        boot if copies else None,
+        _why_not(batch.n_trials, able, draws, copies),
+    )
+    claims = [study.communication(*pair) for pair in study.pairs]
+    claims += [study.direction(*edge) for edge in study.edges]
+    profiles = [by_frequency(study, *edge) for edge in study.edges]
+    if structure.max_lag > 1:
+        claims += [study.delay(*pair) for pair in study.pairs]
+        profiles += [by_lag(study, *pair) for pair in study.pairs]
+    claims += [study.dimensions(*edge) for edge in study.edges]
+    profiles += [by_dimension(study, *edge) for edge in study.edges]
+    return Findings(tuple(claims), (*profiles, *by_time(study, model, emissions, inputs)))
+
+
+def _why_not(trials: int, able: bool, draws: int, copies: int) -> str:
+    """Return why nothing can be told; nothing where it can."""
+    if not able:
+        return f"too short to tell: trials cannot be recombined in enough ways ({trials} in all)"
+    if not draws:
+        return "no null was asked for"
+    if (draws + 1) * LEVEL < 1:
+        return f"{draws} permutations are too few for a test at 5 %"
+    return "" if copies else "no resamples were asked for"

@@ -1,0 +1,206 @@
+"""Claims about pairs of regions from a fitted linear dynamical system, its refits by chance, and its resamples."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lvmzoo.batch import Batch
+from lvmzoo.findings import Claim, Question
+from lvmzoo.inference.influence_refits import Influence
+from lvmzoo.inference.nulls import interval, null_summary, p_value
+from lvmzoo.inference.regional_structure import Structure
+
+__all__ = ["Study", "corrected", "shifted_interval"]
+
+LEVEL = 0.05
+Edge = tuple[str, str]  # source, target
+
+
+@dataclass(frozen=True)
+class Study:
+    """The numbers behind the claims about the regions of one session."""
+
+    structure: Structure
+    names: tuple[str, ...]  # of the regions, in the order of the session
+    batch: Batch
+    frequencies: Float[Tensor, " frequency"]  # cycles per bin
+    fitted: Influence  # one case: the fitted parameters
+    observed: Influence  # one case: the observed trials, fitted by the protocol of the null
+    null: Influence  # recombined trials; no case where there are none
+    boot: Influence | None  # resampled trials
+    why: str  # why nothing can be told; empty: it can
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Connections (source, target)."""
+        return tuple(edge for edge in itertools.permutations(self.names, 2) if edge in self.structure.connections)
+
+    @cached_property
+    def pairs(self) -> tuple[Edge, ...]:
+        """Pairs of regions that have a connection, in the order of the session."""
+        pairs = itertools.combinations(self.names, 2)
+        return tuple((one, other) for one, other in pairs if {(one, other), (other, one)} & set(self.edges))
+
+    @cached_property
+    def lags(self) -> np.ndarray:
+        """Lags in bins, from one region's latest word to the other's."""
+        forward = np.arange(1.0, self.structure.max_lag + 1)
+        return np.concatenate([-forward[::-1], forward])
+
+    def at(self, source: str, target: str) -> tuple[int, int]:
+        """Row and column of a connection."""
+        return self.names.index(target), self.names.index(source)
+
+    def by_lag(self, cases: Influence, one: str, other: str) -> Float[Tensor, "case lag"]:
+        """Return what each lag tells; above zero the second region follows the first."""
+        i, j = self.at(one, other)
+        return torch.cat([cases.lagged[:, j, i].flip(-1), cases.lagged[:, i, j]], -1)
+
+    def communication(self, one: str, other: str) -> Claim:
+        """Whether the blocks between two regions are needed."""
+        transitions = max(1, int((self.batch.valid.sum(1) - 1).clamp(min=0).sum()))
+        mine = self.pairs.index((one, other))
+        value = float(self._ratios(self.observed)[0, mine]) / transitions
+        null = self._ratios(self.null)[:, mine] / transitions
+        p = self._communication_p[mine] if len(null) else None
+        boot = None if self.boot is None else self._ratios(self.boot)[:, mine] / transitions
+        return Claim(
+            Question.COMMUNICATION,
+            one,
+            other,
+            value,
+            "likelihood ratio of the blocks between them",
+            "nats/bin",
+            interval=shifted_interval(value, boot),
+            p=p,
+            null=null_summary(null) if len(null) else None,
+            evidence=self._evidence(p),
+            note=self.why or "chance: trials recombined between regions; p of the largest pair",
+        )
+
+    def direction(self, source: str, target: str) -> Claim:
+        """Whether the past of a source says more of what a target does next than the past of all other regions."""
+        i, j = self.at(source, target)
+        value, null = float(self.fitted.granger[0, i, j]), self.null.granger[:, i, j]
+        p = self._direction_p[self.edges.index((source, target))] if len(null) else None
+        note = (
+            "chance: trials recombined between regions; p of the largest pair, for Granger causality and for the "
+            "likelihood ratio of the block, the larger of the two: where noise hides a region's own past, another "
+            "region predicts it a little without driving it"
+        )
+        return Claim(
+            Question.DIRECTION,
+            source,
+            target,
+            value,
+            "Granger causality",
+            "nats/bin",
+            interval=shifted_interval(value, None if self.boot is None else self.boot.granger[:, i, j]),
+            p=p,
+            null=null_summary(null) if len(null) else None,
+            evidence=self._evidence(p),
+            note=self.why or note,
+        )
+
+    def delay(self, one: str, other: str) -> Claim:
+        """By how much the second region follows the first: the lag at which one tells most of the other."""
+        width = 1000 * self.batch.layout.bin_width_s
+        lag = float(self.lags[int(self.by_lag(self.fitted, one, other).argmax())])
+        edge, back = ((one, other), (other, one)) if lag > 0 else ((other, one), (one, other))
+        p = self._direction_p[self.edges.index(edge)] if len(self.null.granger) and edge in self.edges else None
+        low = high = lag
+        if self.boot is not None:
+            found = interval(torch.from_numpy(self.lags)[self.by_lag(self.boot, one, other).argmax(-1)])
+            low, high = min(lag, math.floor(found[0])), max(lag, math.ceil(found[1]))
+        evidence = self._evidence(p)
+        note = "the lag at which one region tells most of the other, in whole bins; p of that direction"
+        if evidence:
+            both = back in self.edges and self._direction_p[self.edges.index(back)] <= LEVEL
+            evidence = low * high > 0 and not (abs(lag) == 1 and both)
+            if abs(lag) == 1 and both:
+                note = "each region tells of the other one bin later, the shortest lag: as if there were no delay"
+        return Claim(
+            Question.DELAY,
+            one,
+            other,
+            lag * width,
+            "lag",
+            "ms",
+            interval=None if self.boot is None else (low * width, high * width),
+            p=p,
+            evidence=evidence,
+            note=self.why or note,
+        )
+
+    def dimensions(self, source: str, target: str) -> Claim:
+        """Through how many dimensions a source acts on a target."""
+        i, j = self.at(source, target)
+        value, spread, evidence = math.nan, None, None
+        if not self.why:
+            evidence = self._evidence(self._direction_p[self.edges.index((source, target))])
+            limit = null_summary(self.null.correlations[:, i, j, 0])[1]
+            value = max(1.0, float((self.observed.correlations[0, i, j] > limit).sum())) if evidence else 0.0
+            if self.boot is not None:
+                moved = self.boot.correlations[:, i, j] - self.boot.correlations[:, i, j].median(0).values
+                counts = (self.observed.correlations[0, i, j] + moved > limit).sum(-1)
+                low, high = interval(counts.double())
+                spread = (min(value, math.floor(low)), max(value, math.ceil(high)))
+        return Claim(
+            Question.DIMENSIONS,
+            source,
+            target,
+            value,
+            "partial canonical correlations of latents above chance",
+            interval=spread,
+            evidence=evidence,
+            note=self.why or "chance: the 95th percentile of the largest one in recombined trials",
+        )
+
+    def _ratios(self, cases: Influence) -> Float[Tensor, "case pair"]:
+        one, other = (list(places) for places in zip(*(self.at(*pair) for pair in self.pairs), strict=True))
+        return cases.likelihood_ratio[:, one, other] + cases.likelihood_ratio[:, other, one]
+
+    @cached_property
+    def _communication_p(self) -> list[float]:
+        return corrected(self._ratios(self.observed)[0], self._ratios(self.null))
+
+    @cached_property
+    def _direction_p(self) -> list[float]:
+        i, j = (list(places) for places in zip(*(self.at(*edge) for edge in self.edges), strict=True))
+        granger = corrected(self.observed.granger[0, i, j], self.null.granger[:, i, j])
+        ratio = corrected(self.observed.likelihood_ratio[0, i, j], self.null.likelihood_ratio[:, i, j])
+        return [max(each) for each in zip(granger, ratio, strict=True)]
+
+    def _evidence(self, p: float | None) -> bool | None:
+        return None if self.why or p is None else p <= LEVEL
+
+
+def corrected(observed: Float[Tensor, " pair"], null: Float[Tensor, "draw pair"]) -> list[float]:
+    """Return p-values against the largest statistic of each draw, in units of each pair's own spread.
+
+    The observed statistics count among the draws of which the spread is taken, as exchangeability asks for.
+    """
+    every = torch.cat([observed[None], null])
+    scaled = (every - every.mean(0)) / every.std(0).clamp(min=1e-300)
+    largest = scaled[1:].amax(1)
+    return [p_value(float(value), largest) for value in scaled[0]]
+
+
+def shifted_interval(value: float, samples: Float[Tensor, " resample"] | None) -> tuple[float, float] | None:
+    """Return the 2.5th and 97.5th percentile of resamples, moved so that their median is the value; none below zero.
+
+    What cannot be negative is larger in resamples than in the data, by about as much as in the data than in truth.
+    """
+    if samples is None:
+        return None
+    low, high = interval(samples)
+    middle = null_summary(samples)[0]
+    return max(0.0, min(value, value + low - middle)), max(value, value + high - middle)

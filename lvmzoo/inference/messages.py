@@ -1,0 +1,146 @@
+"""What a region's latents owe to each region, and what a model loses without a block of its dynamics.
+
+Two ways to take latents apart, both of which add up to them exactly. Messages: what the latents of the bin before, of
+each region, make of a region's latents one bin later, and what is new in it. Origins: where that which is new arose,
+however long ago and by whatever way it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lvmzoo.inference.emissions import Emissions
+from lvmzoo.inference.linear_gaussian import LinearGaussian
+from lvmzoo.inference.regional_structure import Structure
+
+__all__ = ["Loss", "Messages", "ablated", "ablation", "messages", "origins", "owed"]
+
+
+class Messages(NamedTuple):
+    """Latents of each region, taken apart: the sum over sources and what is new is the whole."""
+
+    sent: Float[Tensor, "target source trial bin latent"]  # through the dynamics; of a target to itself, too
+    new: Float[Tensor, "target trial bin latent"]  # innovations; all of a trial's first bin
+
+
+class Loss(NamedTuple):
+    """What is lost without a block."""
+
+    log_likelihood: float  # nats per bin
+    explained: tuple[float, float]  # 1 - NSE of the target's next bin, with the block and without it
+
+
+def messages(
+    dynamics: Float[Tensor, "state state"],
+    structure: Structure,
+    state: Float[Tensor, "trial bin state"],
+    valid: Bool[Tensor, "trial bin"],
+) -> Messages:
+    """Return what each region sent to each, from the smoothed state; zeros after the end of a trial."""
+    regions, rows = len(structure.names), list(structure.regions.values())
+    inside = _reached(valid)[..., None]
+    sent = state.new_zeros(regions, regions, *valid.shape, structure.latents)
+    new = torch.stack([torch.where(inside, state[..., own], 0.0) for own in rows])
+    for i, own in enumerate(rows):
+        for j, source in enumerate(structure.names):
+            columns = structure.columns[source]
+            arrived = state[:, :-1, columns] @ dynamics[own][:, columns].T
+            sent[i, j, :, 1:] = torch.where(inside[:, 1:], arrived, 0.0)
+            new[i] -= sent[i, j]
+    return Messages(sent, new)
+
+
+def origins(
+    dynamics: Float[Tensor, "state state"],
+    structure: Structure,
+    state: Float[Tensor, "trial bin state"],
+    valid: Bool[Tensor, "trial bin"],
+) -> Float[Tensor, "region trial bin state"]:
+    """Return the smoothed state by the region in which it arose: as an innovation, or before the trial began."""
+    inside = _reached(valid)[..., None]
+    state = torch.where(inside, state, 0.0)
+    new = state.clone()
+    new[:, 1:] -= state[:, :-1] @ dynamics.T
+    result = state.new_zeros(len(structure.names), *state.shape)
+    for j, source in enumerate(structure.names):
+        columns = structure.columns[source]
+        result[j][..., columns] = new[..., columns]
+    for t in range(1, state.shape[1]):
+        result[:, :, t] += result[:, :, t - 1] @ dynamics.T
+    return torch.where(inside, result, 0.0)
+
+
+def owed(
+    parts: Float[Tensor, "region trial bin state"],
+    readout: Float[Tensor, "unit state"],
+    valid: Bool[Tensor, "trial bin"],
+) -> Float[Tensor, "region bin"]:
+    """Return the share of some units' expected activity, as it varies over trials, that each origin accounts for.
+
+    The shares of a bin add up to one; one below zero works against the others. NaN where fewer than two trials reach.
+    """
+    weight = valid.to(parts)[..., None]
+    count = weight.sum(0)
+    shown = parts @ readout.T
+    shown = (shown - (shown * weight).sum(1, keepdim=True) / count.clamp(min=1)) * weight
+    total = shown.sum(0)
+    together = (shown * total).sum((1, 3))
+    whole = total.square().sum((0, 2))
+    return torch.where((count[:, 0] >= 2) & (whole > 0), together / whole.clamp(min=1e-300), torch.nan)
+
+
+def ablated(model: LinearGaussian, structure: Structure, source: str, target: str) -> LinearGaussian:
+    """Return the model without what a source sends to a target."""
+    dynamics = model.dynamics.clone()
+    rows = structure.regions[target]
+    dynamics[rows.start : rows.stop, structure.columns[source]] = 0.0
+    return model._replace(dynamics=dynamics)
+
+
+def ablation(
+    model: LinearGaussian,
+    structure: Structure,
+    emissions: Emissions,
+    data: Sequence[Any],
+    units: slice,
+    source: str,
+    target: str,
+) -> Loss:
+    """Return what is lost without what a source sends to a target.
+
+    Parameters
+    ----------
+    model, structure, emissions : the fitted model of a session.
+    data : activity, valid, observed and known inputs (or None) of trials.
+    units : of the target.
+    """
+    without = ablated(model, structure, source, target)
+    activity, valid, observed, inputs = data
+    bins = int(valid.sum())
+    likelihood = [float(emissions.log_likelihood(each, *data).sum()) / max(bins, 1) for each in (model, without)]
+    mean, covariance = emissions.filtered(model, *data)
+    seen = (observed & valid[..., None])[:, 1:, units]
+    truth = torch.where(seen, activity[:, 1:, units].to(mean), 0.0)
+    count = seen.sum((0, 1)).clamp(min=1)
+    spread = torch.where(seen, truth - truth.sum((0, 1)) / count, 0.0).square().sum()
+    explained = []
+    for each in (model, without):
+        A = each.dynamics
+        coming = mean[:, :-1] @ A.T
+        if inputs is not None and each.drive is not None:
+            coming = coming + inputs[:, :-1].to(coming) @ each.drive.T
+        spreading = None if covariance is None else A @ covariance[:, :-1] @ A.T + each.dynamics_noise
+        predicted = emissions.emit(each, coming, spreading, None if inputs is None else inputs[:, 1:])[..., units]
+        missed = torch.where(seen, truth - predicted, 0.0).square().sum()
+        explained.append(float(1 - missed / spread.clamp(min=1e-300)))
+    return Loss(likelihood[0] - likelihood[1], (explained[0], explained[1]))
+
+
+def _reached(valid: Bool[Tensor, "trial bin"]) -> Bool[Tensor, "trial bin"]:
+    """Return the bins up to the last valid one of each trial."""
+    return valid.flip(1).cummax(1).values.flip(1)
