@@ -18,8 +18,27 @@ from lvmzoo.run import write_text
 
 __all__ = ["Row", "compare", "show", "write"]
 
+# Of simulated regions whose connections are known: all that is shown where any run has them.
+REGIONS = (
+    "direction_correct",
+    "edges_found",
+    "edges_invented",
+    "delay_found",
+    "delay_error",
+    "dimensions_error",
+    "communication_correct",
+)
 # What runs are ordered by: the first of these that any run has. Then the columns that follow it.
-LEADING = ("co_bps", "co_r2", "rate_r2", "latent_r2", "activity_r2", "bits_per_spike", "variance_explained")
+LEADING = (
+    "direction_correct",
+    "co_bps",
+    "co_r2",
+    "rate_r2",
+    "latent_r2",
+    "activity_r2",
+    "bits_per_spike",
+    "variance_explained",
+)
 SHOWN = (
     "co_bps",
     "co_r2",
@@ -32,6 +51,11 @@ SHOWN = (
     "behavior_error_knn",
     "behavior_accuracy",
 )
+MOST_SETTINGS = 3  # that get a column each; more are written in one
+FEWEST = 10  # a spread over fewer things (pairs of regions) says nothing, and is left out
+WRONG = "directions wrong"
+NONE = "\N{EN DASH}"
+LEGEND = "Bold: the best on the same data. \N{DOWNWARDS ARROW}: lower is better. \N{EN DASH}: no answer to that."
 
 
 @dataclass
@@ -40,39 +64,84 @@ class Row:
 
     name: str
     jobs: list[int]
+    settings: tuple[str, ...] = ()  # what tells it from the others, a text for each column
+    data: str = ""  # settings of the data, where those differ between runs: only rows of the same data compare
     values: dict[str, tuple[float, float | None]] = field(default_factory=dict)  # metric and target -> value, spread
     seconds: float = math.nan  # of a run, from data to report: the mean over seeds
     failed: str = ""  # why, where a run failed
+    wrong: str = ""  # which directions between regions, where their truth is known
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What runs set differently, seeds aside: a key with its values, one for each run."""
+
+    keys: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...]
+
+    @property
+    def headings(self) -> list[str]:
+        """Name of each column."""
+        if len(self.keys) > MOST_SETTINGS or not self.keys:
+            return ["model"]
+        return [_short(key) for key in self.keys]
+
+    def cells(self, job: int) -> tuple[str, ...]:
+        """Return the text of each column for one run."""
+        pairs = zip(self.keys, self.values[job], strict=True)
+        if len(self.keys) > MOST_SETTINGS:
+            return (" ".join(f"{key}={value}" for key, value in pairs if value),)
+        return tuple(value for _, value in pairs)
+
+    def data(self, job: int) -> str:
+        """Return which data a run is of."""
+        pairs = zip(self.keys, self.values[job], strict=True)
+        return " ".join(f"{key}={value}" for key, value in pairs if key.startswith(("data.path", "data.simulator")))
 
 
 def compare(outcomes: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Row]]:
     """Return the metrics that the runs have, and a row for each setting, best first; failures at the end.
 
     Several seeds of a setting become one row: the mean, and the standard deviation over seeds as its spread. Scores of
-    several sessions are averaged.
+    several sessions are averaged. Runs on different recordings are not ranked together: one recording follows another.
     """
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
-    for name, outcome in zip(_names(outcomes), outcomes, strict=True):
-        grouped.setdefault(name, []).append(outcome)
-    rows = [_row(name, members) for name, members in grouped.items()]
+    settings = _settings(outcomes)
+    grouped: dict[tuple[str, ...], list[int]] = {}
+    for place, outcome in enumerate(outcomes):
+        grouped.setdefault(settings.cells(place) or (str(outcome.get("model", "run")),), []).append(place)
+    rows = []
+    for cells, places in grouped.items():
+        row = _row(" ".join(filter(None, cells)), [outcomes[place] for place in places])
+        row.settings, row.data = cells, settings.data(places[0])
+        rows.append(row)
     found = {key for row in rows for key in row.values}
-    order = {name: i for i, name in enumerate((*SHOWN, *LEADING))}
+    order = {name: i for i, name in enumerate((*REGIONS, *SHOWN, *LEADING))}
     metrics = sorted(found, key=lambda key: (order.get(key.split(" ")[0], len(order)), key))
     lead = next((name for name in LEADING if name in found), metrics[0] if metrics else "")
     sign = {key: _sign(outcomes, key) for key in metrics}
+    of_data = {data: place for place, data in reversed(list(enumerate(row.data for row in rows)))}
     rows.sort(
-        key=lambda row: (bool(row.failed), lead not in row.values, -sign.get(lead, 1) * row.values.get(lead, (0.0,))[0])
+        key=lambda row: (
+            of_data[row.data],
+            bool(row.failed),
+            lead not in row.values,
+            -sign.get(lead, 1) * row.values.get(lead, (0.0,))[0],
+        )
     )
     return ([lead] if lead else []) + [key for key in metrics if key != lead], rows
 
 
-def best(outcomes: Sequence[Mapping[str, Any]], metrics: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
-    """Return for each metric the name of the row that is best in it."""
-    found = {}
+def best(
+    outcomes: Sequence[Mapping[str, Any]], metrics: Sequence[str], rows: Sequence[Row]
+) -> set[tuple[str, tuple[str, ...]]]:
+    """Return (metric, settings of a row) of those that are best on their data, unless all are the same."""
+    found = set()
     for key in metrics:
-        there = [row for row in rows if key in row.values and not row.failed]
-        if len(there) > 1:
-            found[key] = max(there, key=lambda row: _sign(outcomes, key) * row.values[key][0]).name
+        for data in {row.data for row in rows}:
+            there = [row for row in rows if key in row.values and not row.failed and row.data == data]
+            signed = [_sign(outcomes, key) * row.values[key][0] for row in there]
+            if len(set(signed)) > 1:
+                found |= {(key, row.settings) for row, value in zip(there, signed, strict=True) if value == max(signed)}
     return found
 
 
@@ -81,22 +150,30 @@ def show(outcomes: Sequence[Mapping[str, Any]]) -> Table:
     metrics, rows = compare(outcomes)
     shown = _columns(metrics)
     winners = best(outcomes, metrics, rows)
-    table = Table(box=None, pad_edge=False)
-    table.add_column(_heading(outcomes), overflow="fold")
+    table = Table(box=None, pad_edge=False, caption=LEGEND if shown else None, caption_justify="left")
+    for heading in _settings(outcomes).headings:
+        table.add_column(heading, overflow="fold")
     for key in shown:
-        table.add_column(key, justify="right")
+        table.add_column(_heading(outcomes, key), justify="right")
     table.add_column("s", justify="right")
     table.add_column("job", justify="right")
-    for row in rows:
+    wrong = any(row.wrong for row in rows)
+    if wrong:
+        table.add_column(WRONG, overflow="fold")
+    for previous, row in zip([None, *rows], rows, strict=False):
+        if previous is not None and previous.data != row.data:
+            table.add_row()
         cells = []
         for key in shown:
             text = _number(row.values.get(key))
-            cells.append(f"[bold]{text}[/bold]" if winners.get(key) == row.name else text)
+            cells.append(f"[bold]{text}[/bold]" if (key, row.settings) in winners else text)
         if row.failed:
             cells = ["[red]failed[/red]", *[""] * (len(shown) - 1)] if shown else []
         seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"
-        name = escape(row.name) + (" [red]failed[/red]" if row.failed and not shown else "")
-        table.add_row(name, *cells, seconds, ",".join(map(str, row.jobs)))
+        names = [escape(cell) for cell in row.settings]
+        names[-1] += " [red]failed[/red]" if row.failed and not shown else ""
+        last = [row.wrong] if wrong else []
+        table.add_row(*names, *cells, seconds, ",".join(map(str, row.jobs)), *last)
     return table
 
 
@@ -104,54 +181,64 @@ def write(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
     """Write table.csv (every metric) and table.md (those shown; the best of each column is bold)."""
     metrics, rows = compare(outcomes)
     winners = best(outcomes, metrics, rows)
-    heading = _heading(outcomes)
+    headings = _settings(outcomes).headings
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(
-        [heading, *(part for key in metrics for part in (key, f"{key} spread")), "seconds", "jobs", "failed"]
+        [*headings, *(part for key in metrics for part in (key, f"{key} spread")), "seconds", "jobs", "failed"]
     )
     for row in rows:
         pairs = [row.values.get(key, ("", None)) for key in metrics]
         cells = [cell for value, spread in pairs for cell in (value, "" if spread is None else spread)]
         seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.3f}"
-        writer.writerow([row.name, *cells, seconds, " ".join(map(str, row.jobs)), row.failed])
+        writer.writerow([*row.settings, *cells, seconds, " ".join(map(str, row.jobs)), row.failed])
     write_text(folder / "table.csv", stream.getvalue())
     shown = _columns(metrics)
-    lines = [[heading, *shown, "s"], ["---"] * (len(shown) + 2)]
+    wrong = [WRONG] if any(row.wrong for row in rows) else []
+    lines = [[*headings, *(_heading(outcomes, key) for key in shown), "s", *wrong]]
+    lines.append(["---"] * len(lines[0]))
     for row in rows:
         texts = [_number(row.values.get(key)) for key in shown]
         texts = [
-            f"**{cell}**" if winners.get(key) == row.name else cell for key, cell in zip(shown, texts, strict=True)
+            f"**{cell}**" if (key, row.settings) in winners else cell for key, cell in zip(shown, texts, strict=True)
         ]
         if row.failed:
             texts = [f"failed: {row.failed}", *[""] * (len(shown) - 1)] if shown else []
-        lines.append([row.name, *texts, "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"])
+        lines.append(
+            [
+                *row.settings,
+                *texts,
+                "" if math.isnan(row.seconds) else f"{row.seconds:.1f}",
+                *[row.wrong for _ in wrong],
+            ]
+        )
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    write_text(folder / "table.md", text + "\n")
+    write_text(folder / "table.md", f"{text}\n\n{LEGEND}\n")
 
 
-def _names(outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what tells each run from the others, its seed aside: values alone where all set the same thing."""
+def _settings(outcomes: Sequence[Mapping[str, Any]]) -> _Settings:
+    """Return what tells the runs from each other, their seeds aside."""
     words = [[w for w in outcome["overrides"] if not w.startswith("seed=")] for outcome in outcomes]
     common = set.intersection(*map(set, words)) if len(words) > 1 else set()
-    own = [[w for w in line if w not in common] for line in words]
-    if len(_keys(own)) == 1 and all(len(line) == 1 for line in own):
-        return [line[0].split("=", 1)[1] for line in own]
-    if not any(own):
-        return [str(outcome.get("model", "run")) for outcome in outcomes]
-    return [" ".join(line) for line in own]
+    own = [dict(_pair(w) for w in line if w not in common) for line in words]
+    keys = tuple(dict.fromkeys(key for line in own for key in line))
+    return _Settings(keys, tuple(tuple(line.get(key, "") for key in keys) for line in own))
 
 
-def _heading(outcomes: Sequence[Mapping[str, Any]]) -> str:
-    words = [[w for w in outcome["overrides"] if not w.startswith("seed=")] for outcome in outcomes]
-    common = set.intersection(*map(set, words)) if len(words) > 1 else set()
-    keys = _keys([[w for w in line if w not in common] for line in words])
-    key = next(iter(keys)) if len(keys) == 1 else ""
-    return "model" if key in ("", "model") or key.startswith("family") else key
+def _pair(word: str) -> tuple[str, str]:
+    key, _, value = word.lstrip("+").partition("=")
+    return key, value
 
 
-def _keys(own: Sequence[Sequence[str]]) -> set[str]:
-    return {word.split("=", 1)[0] for line in own for word in line}
+def _short(key: str) -> str:
+    return "model" if key.startswith("family") else key.removeprefix("data.simulator_options.")
+
+
+def _heading(outcomes: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Return a metric with its unit, and an arrow where lower is better."""
+    units = {score.get("unit", "") for outcome in outcomes for score in outcome.get("scores", []) if _key(score) == key}
+    unit = next(iter(units)) if len(units) == 1 else ""
+    return key + (f" ({unit})" if unit else "") + (" \N{DOWNWARDS ARROW}" if _sign(outcomes, key) < 0 else "")
 
 
 def _row(name: str, members: Sequence[Mapping[str, Any]]) -> Row:
@@ -165,6 +252,8 @@ def _row(name: str, members: Sequence[Mapping[str, Any]]) -> Row:
         values = [run[key][0] for run in runs if key in run]
         spread = statistics.stdev(values) if len(values) > 1 else runs[0][key][1]
         row.values[key] = statistics.fmean(values), spread
+    notes = [s["note"] for outcome in members for s in outcome["scores"] if s["metric"] == REGIONS[0] and s.get("note")]
+    row.wrong = "; ".join(dict.fromkeys(notes))
     seconds = [float(outcome["seconds"]) for outcome in members if "seconds" in outcome]
     row.seconds = statistics.fmean(seconds) if seconds else math.nan
     return row
@@ -174,28 +263,38 @@ def _of_run(scores: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float
     """Return each metric of a run, the mean over its sessions; a spread only of a single session."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for score in scores:
-        found.setdefault(f"{score['metric']} {score['target']}".strip(), []).append(score)
+        found.setdefault(_key(score), []).append(score)
     return {
-        key: (statistics.fmean(s["value"] for s in same), same[0].get("spread") if len(same) == 1 else None)
+        key: (
+            statistics.fmean(s["value"] for s in same),
+            same[0].get("spread") if len(same) == 1 and same[0].get("n", FEWEST) >= FEWEST else None,
+        )
         for key, same in found.items()
     }
+
+
+def _key(score: Mapping[str, Any]) -> str:
+    return f"{score['metric']} {score['target']}".strip()
 
 
 def _sign(outcomes: Sequence[Mapping[str, Any]], key: str) -> int:
     for outcome in outcomes:
         for score in outcome.get("scores", []):
-            if f"{score['metric']} {score['target']}".strip() == key:
+            if _key(score) == key:
                 return -1 if score.get("better") == "lower" else 1
     return 1
 
 
 def _columns(metrics: Sequence[str]) -> list[str]:
     """Return the metrics that fit into a table to be read: the first, and those of behavior and truth."""
-    return [key for i, key in enumerate(metrics) if i == 0 or key.split(" ")[0] in SHOWN]
+    shown = REGIONS if any(key in REGIONS for key in metrics) else SHOWN
+    return [key for i, key in enumerate(metrics) if i == 0 or key.split(" ")[0] in shown]
 
 
 def _number(found: tuple[float, float | None] | None) -> str:
     if found is None:
-        return ""
+        return NONE
     value, spread = found
-    return f"{value:.4g}" if spread is None else f"{value:.3f} ± {spread:.2g}"
+    if spread is None:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3f} ± {spread:.2g}"

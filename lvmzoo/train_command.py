@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -221,10 +221,7 @@ def _job(composed: DictConfig) -> float:
             path.write_text(json.dumps(outcome, indent=2))
             raise SystemExit(code) from error  # ends the sweep: Hydra would go on after an Exception
     else:
-        scores = [
-            {name: getattr(score, name) for name in ("metric", "target", "session", "value", "spread", "better")}
-            for score in finished.scores
-        ]
+        scores = [asdict(score) for score in finished.scores]
         seconds = round(time.perf_counter() - began, 3)
         for column, sign in (("validation/loss", 1.0), ("validation/log_likelihood_per_bin", -1.0)):
             if column in finished.history:

@@ -21,6 +21,7 @@ def outcome(job, overrides, co_bps=None, error=0.0, seconds=1.0, session="a"):
                 "session": session,
                 "value": error,
                 "spread": 1.0,
+                "unit": "deg",
                 "better": "lower",
             },
         ]
@@ -60,7 +61,7 @@ def test_the_best_comes_first_and_failures_last():
 def test_it_is_written_with_the_best_of_each_column_marked(tmp_path):
     write(tmp_path, OUTCOMES)
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0] == "| model | co_bps | behavior_error head | s |"
+    assert lines[0] == "| model | co_bps | behavior_error head (deg) ↓ | s |"
     assert lines[2] == "| lds | **0.250 ± 0.01** | 40.000 ± 1 | 4.0 |"
     assert lines[3] == "| pca | 0.200 ± 0.01 | **30.000 ± 1** | 2.0 |"  # a lower error is better
     assert lines[4].startswith("| lfads | failed: Training diverged \\| badly |")
@@ -84,12 +85,62 @@ def test_seeds_become_one_row_with_the_spread_over_them():
     assert abs(rows[1].values["co_bps"][1] - 0.02**0.5) < 1e-12
 
 
-def test_settings_that_differ_in_several_ways_are_named_in_full():
+def test_settings_that_differ_in_several_ways_have_a_column_each(tmp_path):
     outcomes = [
-        outcome(0, ["model=lds", "model.latents=2"], 0.1),
-        outcome(1, ["model=pca", "model.latents=4"], 0.2),
+        outcome(0, ["model=lds", "model.latents=2", "trainer.threads=1"], 0.1),
+        outcome(1, ["model=pca", "model.latents=4", "trainer.threads=1"], 0.2),
+        outcome(2, ["model=smoothing", "trainer.threads=1"], 0.15),
     ]
-    assert [row.name for row in compare(outcomes)[1]] == ["model=pca model.latents=4", "model=lds model.latents=2"]
+    assert [row.settings for row in compare(outcomes)[1]] == [("pca", "4"), ("smoothing", ""), ("lds", "2")]
+    write(tmp_path, outcomes)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| model | model.latents | co_bps |")
+    assert lines[2].startswith("| pca | 4 | **0.200 ± 0.01** |")
+
+
+def test_many_settings_share_a_column_in_full():
+    words = ["model=lds", "model.latents={}", "trainer.tolerance=1e-{}", "data.bin_width_s=0.0{}", "model.emissions={}"]
+    outcomes = [outcome(job, [word.format(job + 1) for word in words], 0.1) for job in range(2)]
+    name = "model.latents=1 trainer.tolerance=1e-1 data.bin_width_s=0.01 model.emissions=1"
+    assert compare(outcomes)[1][0].settings == (name,)
+
+
+def test_runs_on_different_recordings_are_not_ranked_together(tmp_path):
+    outcomes = [
+        outcome(job, [f"family/lorenz={model}", f"data.simulator_options.regions={regions}"], value, 10.0)
+        for job, (model, regions, value) in enumerate(
+            [("pca", 2, 0.1), ("lds", 2, 0.2), ("pca", 3, 0.9), ("lds", 3, 0.8), ("gpfa", 3, 0.9)]
+        )
+    ]
+    _, rows = compare(outcomes)
+    assert [row.settings for row in rows] == [("lds", "2"), ("pca", "2"), ("pca", "3"), ("gpfa", "3"), ("lds", "3")]
+    write(tmp_path, outcomes)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| model | regions | co_bps |")
+    bold = [line.split("|")[1].strip() for line in lines if "**" in line]
+    assert bold == ["lds", "pca", "gpfa"]  # of each recording; equal values are all marked
+    assert not any("**10" in line for line in lines)  # where all are the same, none is
+
+
+def test_what_is_said_of_regions_is_shown_alone_and_without_a_spread_over_a_few_pairs(tmp_path):
+    def of_regions(job, model, direction, delay=None):
+        made = outcome(job, [f"model={model}"], 0.1)
+        common = {"target": "", "session": "a", "spread": 0.4, "n": 2}
+        made["scores"].append({**common, "metric": "direction_correct", "value": direction, "better": "higher"})
+        made["scores"][-1]["note"] = "" if direction == 1 else "B → A invented"
+        if delay is not None:
+            one = {**common, "metric": "delay_error", "value": delay, "better": "lower", "unit": "ms"}
+            made["scores"].append(one)
+        return made
+
+    write(tmp_path, [of_regions(0, "delayed_cca", 0.5, 3.25), of_regions(1, "multi_region_lds", 1.0)])
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| model | direction_correct | delay_error (ms) ↓ | s | directions wrong |"
+    assert lines[2:4] == [
+        "| multi_region_lds | **1** | \N{EN DASH} | 1.0 |  |",
+        "| delayed_cca | 0.5 | 3.25 | 1.0 | B → A invented |",
+    ]
+    assert "no answer" in lines[-1]
 
 
 def test_sweeps_without_a_score_or_with_one_run_are_survived(tmp_path):
