@@ -53,8 +53,8 @@ def made_up(regions: Sequence[str], edges: Sequence[tuple[str, str, float]] = ()
         )  # fmt: skip
         claims.append(
             Claim(
-                Question.DIMENSIONS, source, target, 2 if edge else 1, "1-SE rank", interval=(1, 3), control=5,
-                control_interval=(4, 6),
+                Question.DIMENSIONS, source, target, 2.0 if edge else 1.0, "1-SE rank", interval=(1.0, 3.0),
+                control=5.0, control_interval=(4.0, 6.0),
             )
         )  # fmt: skip
         profiles += _profiles(rng, source, target, value, edge is not None)
