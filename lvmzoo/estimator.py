@@ -30,6 +30,7 @@ from lvmzoo.metrics.decoding import score_decoders
 from lvmzoo.models.base import Communicates, Connects, Scores
 from lvmzoo.run import Run, load_run
 from lvmzoo.train import readouts, train
+from lvmzoo.wrong_config import typed
 
 __all__ = ["Estimator", "load"]
 
@@ -127,7 +128,7 @@ class Estimator:
         """
         recordings = self._read(X, y)
         experiment = Experiment(
-            model=registry.get(self.model).config(**self._config),
+            model=_build(registry.get(self.model).config, "model", self._config),
             data=self._data_config(),
             trainer=_build(TrainerConfig, "trainer", self.trainer or {}),
             logger=LoggerConfig(),
@@ -319,12 +320,12 @@ def load(folder: str | Path) -> Estimator:
 
 
 def _build(cls: type, where: str, given: Mapping[str, Any]) -> Any:
-    """Build a config dataclass; a field that it does not have is an error that names the nearest one."""
+    """Build a config dataclass; unknown fields and values of a wrong type are errors that name what there is."""
     fields = {f.name for f in dataclasses.fields(cls)}
     for name in given:
         if name not in fields:
             raise unknown(f"field of {where}", name, fields)
-    return cls(**given)
+    return cls(**typed(cls, given, where))
 
 
 def _like(X: Activity, trials: Trials, function: Callable[[Batch], Tensor]) -> Any:

@@ -231,10 +231,24 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
                 enable_model_summary=False,
             )
             trainer.fit(learner, datamodule=data)
+            _say_if_unfinished(learner, record, total)
     if record.best is not None:
         model.load_state_dict(record.best)
     model.to("cpu")
     return pd.DataFrame(record.rows)
+
+
+def _say_if_unfinished(learner: Learner, record: Record, total: int) -> None:
+    """Say so where a fit ended at its limit while it still improved."""
+    if isinstance(learner, StatisticsLearner):
+        if learner.converged or len(record.rows) < total:
+            return
+        what = f"after {total} passes, its limit, before it had converged: trainer.max_epochs={2 * total} goes on"
+    elif learner.step >= total and record.improving:
+        what = f"after {total} steps, its limit, while validation still improved: trainer.max_steps={2 * total} goes on"
+    else:
+        return
+    logger.info("The fit ended %s.", what)
 
 
 def _learner(experiment: Experiment, model: Model, data: TrainingData) -> tuple[Learner, int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from omegaconf.errors import (
 from lvmzoo.errors import UserError, nearest, unknown
 from lvmzoo.fields import describe_fields
 
-__all__ = ["check_files", "explain", "missing", "not_a_field"]
+__all__ = ["check_files", "explain", "missing", "not_a_field", "typed"]
 
 LARGEST_FILE_BYTES = 1_000_000
 MOST_ALIASES = 50
@@ -215,6 +215,32 @@ def _omegaconf(link: OmegaConfBaseException, error: BaseException, overrides: Se
     if isinstance(link, ValidationError):
         return _wrong_type(key, source, link)
     return UserError(f"{source} is not possible.", f"{str(link).splitlines()[0]}.", "`lvmzoo train --help` helps.")
+
+
+def typed(config: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return settings that were given in Python as the types that the fields of a config have.
+
+    NumPy's numbers and arrays become plain ones.
+
+    Raises
+    ------
+    UserError
+        For a value of another type.
+    """
+    node = OmegaConf.structured(config)
+    OmegaConf.set_readonly(node, False)
+    plain: dict[str, Any] = {
+        name: value.tolist() if hasattr(value, "tolist") else value for name, value in given.items()
+    }
+    for name, value in plain.items():
+        if dataclasses.is_dataclass(value):
+            continue
+        try:
+            node[name] = value
+        except ValidationError as error:
+            raise _wrong_type(f"{where}.{name}", f"{where}.{name}={value}", error) from error
+        plain[name] = OmegaConf.to_container(node[name]) if OmegaConf.is_config(node[name]) else node[name]
+    return plain
 
 
 def _wrong_type(key: str, source: str, link: ValidationError) -> UserError:

@@ -194,3 +194,25 @@ def test_each_session_has_a_readout_of_its_own(tmp_path: Path) -> None:
     assert np.corrcoef(monday[:, 0], tuesday[:, 0])[0, 1] < -0.9
     with pytest.raises(UserError, match="names 2 recordings"):
         estimator.transform(str(tmp_path / "*.npz"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"latents": 2.5}, "whole number"),
+        ({"latents": "many"}, "whole number"),
+        ({"fixed": "dynamics"}, "a list"),
+        ({"trainer": {"max_epochs": 0.5}}, "whole number"),
+        ({"data": {"smoothing_s": "much"}}, "a number"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_told(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Estimator("lds", **settings).fit(np.ones((4, 10, 5)))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    counts = np.random.default_rng(0).poisson(1.0, (6, 20, 5))
+    fitted = Estimator("lds", latents=np.int64(2), trainer={"max_epochs": np.int32(2)}).fit(counts)
+    assert fitted.run_.experiment.model.latents == 2
+    assert type(fitted.run_.experiment.model.latents) is int

@@ -260,3 +260,22 @@ def test_held_out_pairs_that_cannot_be_drawn_are_no_reason_to_stop(caplog: pytes
     with caplog.at_level("WARNING", logger="lvmzoo"):
         assert not TrainingData([session.train], [short], sampling, 16, 0, shuffle=True).validates()
     assert "training goes on without" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "said"),
+    [
+        ("lds", {"max_epochs": 2}, "after 2 passes, its limit"),
+        ("lds", {"max_epochs": 500, "tolerance": 1e-3}, ""),
+        ("reduced_rank_regression", {"max_epochs": 1}, ""),
+        ("neural_ode", {"max_steps": 20, "validate_every_steps": 5}, "after 20 steps, its limit"),
+    ],
+)
+def test_a_fit_that_ends_at_its_limit_says_so(
+    name: str, limits: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="lvmzoo"):
+        train(experiment(name, **limits), [world.recording()], write=False)
+    ended = [record.getMessage() for record in caplog.records if "The fit ended" in record.getMessage()]
+    assert len(ended) == bool(said)
+    assert not said or said in ended[0]

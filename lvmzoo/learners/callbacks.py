@@ -59,6 +59,11 @@ class Record(pl.Callback):
         self._best_score, self._waited = state["best_score"], state["waited"]
         self._seconds, self.finished = state["seconds"], state["finished"]
 
+    @property
+    def improving(self) -> bool:
+        """Whether the last look at held-out data was the best of several."""
+        return self.best is not None and self._waited == 0 and len(self.rows) > 1
+
     def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
         """Start the clock."""
         self._since = time.perf_counter()

@@ -29,6 +29,7 @@ class StatisticsLearner(pl.LightningModule):
         self.model = model
         self.values: dict[str, float] = {}
         self.step = 0
+        self.converged = False
         self._tolerance = tolerance
         self._previous: float | None = None
         self._passes = 0
@@ -88,7 +89,8 @@ class StatisticsLearner(pl.LightningModule):
         converged = self._passes >= _LEAST_PASSES and gain < self._tolerance * abs(objective)
         self._previous = objective
         # Lightning honors this at the end of the round, after validation.
-        if self._passes == self.model.passes or (self._tolerance > 0 and converged):
+        self.converged = self._passes == self.model.passes or (self._tolerance > 0 and converged)
+        if self.converged:
             self.trainer.should_stop = True
 
     def on_validation_epoch_start(self) -> None:
