@@ -78,6 +78,14 @@ class Residuals(nn.Module):
             return torch.zeros(batch.activity.shape, dtype=torch.float64, device=batch.activity.device)
         return self._mean(batch.layout.session)[self._rows(batch)[:, None], self._bins(batch)]
 
+    def groups(self, batch: Batch) -> Int[Tensor, "trial bin"]:
+        """Return which mean is subtracted in each bin, as a number below ``number_of_groups``."""
+        return self._rows(batch)[:, None] * self._mean(batch.layout.session).shape[1] + self._bins(batch)
+
+    def number_of_groups(self, layout: Layout) -> int:
+        """Return the number of means of each unit; one where nothing is subtracted."""
+        return (len(layout.conditions) + 1) * layout.longest_bins if self.wanted else 1
+
     def _mean(self, session: str) -> Float[Tensor, "condition bin unit"]:
         mean: Tensor = self.get_buffer(f"mean_{self._position[session]}")
         return mean

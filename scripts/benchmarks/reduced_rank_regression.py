@@ -57,7 +57,7 @@ def run() -> list[dict[str, Any]]:
         theirs.append(time.perf_counter() - start)
         model = estimator.run_.model
         assert isinstance(model, ReducedRankRegression)
-        found = model.explained[:, :, 1 : RANKS + 1].numpy()
+        found = model.of().explained[:, :, 1 : RANKS + 1].numpy()
         difference = float(np.abs(found - scores).max())
     ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
     ratio = statistics.median(ratios)

@@ -8,20 +8,21 @@ from typing import Any
 from _recordings import recording
 
 from lvmzoo.models.multi_region.reduced_rank_regression import ReducedRankRegression
+from lvmzoo.parts.regression_session import RegressionSession
 from lvmzoo.store import compose
 from lvmzoo.train import train
 
 SOURCE = "v1v2_residuals.npz, 400 trials, ten folds"
 
 
-def fit(target: str) -> ReducedRankRegression:
+def fit(target: str) -> RegressionSession:
     """Fit the shipped experiment to all trials, as the paper does."""
     overrides = ["experiment=v1v2", f"data.path={recording('v1v2_residuals.npz')}", f"model.target={target}"]
     overrides += ["data.split.test=0", "data.split.validation=0", "trainer.progress=false", "report=false"]
     with tempfile.TemporaryDirectory() as folder:
         model = train(compose([*overrides, f"output={folder}"])).model
     assert isinstance(model, ReducedRankRegression)
-    return model
+    return model.of()
 
 
 def run() -> list[dict[str, Any]]:

@@ -73,6 +73,11 @@ def test_each_condition_and_bin_has_its_mean() -> None:
     batch = batch_of(0)
     found = prepared([batch])(batch)
     np.testing.assert_allclose(found[batch.observed].numpy(), expected(batch), atol=1e-14)
+    groups = prepared([batch]).groups(batch)[batch.observed[..., 0]]
+    first = pd.Series(found[..., 0][batch.observed[..., 0]]).groupby(groups.numpy()).mean()
+    condition = first.index.to_numpy() // 7
+    np.testing.assert_allclose(first[condition < 2], 0, atol=1e-14)
+    assert prepared([batch]).number_of_groups(batch.layout) == 21 > int(groups.max())
     restored = found + prepared([batch]).mean(batch)
     np.testing.assert_allclose(restored[batch.observed].numpy(), batch.activity[batch.observed].numpy(), atol=1e-14)
 
@@ -133,6 +138,7 @@ def test_not_wanted_is_the_activity_itself() -> None:
     torch.testing.assert_close(part(batch), batch.activity, equal_nan=True)
     assert not part.mean(batch).any()
     assert not part.state_dict()
+    assert part.number_of_groups(batch.layout) == 1
 
 
 @pytest.mark.parametrize("longest", [0, 10_001])

@@ -1,0 +1,142 @@
+"""The training activity of a session as findings about its regions see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lvmzoo.batch import Batch
+from lvmzoo.inference.lag_windows import lagged, paired_trials, whole_windows
+from lvmzoo.inference.nulls import drift_basis, permutations
+from lvmzoo.inference.region_moments import Rows
+from lvmzoo.parts.claim_support import Questions
+
+__all__ = ["RegionRecording", "Windows"]
+
+ENTRIES = 50_000_000  # of rows x columns; of more data, evenly spread bins are used
+DRIFT_TERMS = 4
+CELL = 4  # trials of one condition in one block, on average, at least
+ENOUGH = 1000.0  # different permutations, at least
+
+
+class Windows(NamedTuple):
+    """Rows of windows, where their columns are, and the bins that they end in."""
+
+    rows: Rows
+    columns: dict[tuple[str, int], Int[Tensor, " unit"]]  # of a region at a lag
+    spans: dict[str, slice]  # all columns of a region
+    drift: slice  # columns of slow drift
+    usable: Bool[Tensor, "trial bin"]
+
+
+class RegionRecording:
+    """Activity of all training trials, each region by itself.
+
+    Parameters
+    ----------
+    batch : the trials.
+    activity : of them, of which means are already subtracted if they should be.
+    fold, folds : of each bin, and their number.
+    group, groups : bins of a group share a mean; None: all do.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        activity: Float[Tensor, "trial bin unit"],
+        fold: Int[Tensor, "trial bin"],
+        folds: int,
+        group: Int[Tensor, "trial bin"] | None,
+        groups: int,
+    ) -> None:
+        self.layout, self.folds, self.groups = batch.layout, folds, groups
+        seen = batch.observed & batch.valid[..., None]
+        there = batch.valid.any(1)
+        self.activity = torch.where(seen, activity, 0.0)[there]
+        self.fold = fold[there]
+        self.group = None if group is None else group[there]
+        self.condition = None if batch.condition is None else batch.condition[there]
+        self.valid = batch.valid[there]
+        self.complete = {name: (batch.valid & seen[..., self.units(name)].all(-1))[there] for name in self.layout.units}
+        self.trials = len(self.activity)
+        kinds = 1 if self.condition is None else len(self.condition.unique())
+        self.blocks = max(1, min(folds, self.trials // (CELL * kinds)))
+
+    def units(self, region: str) -> slice:
+        """Return where the units of a region lie."""
+        return self.layout.region(region)
+
+    @property
+    def longest(self) -> int:
+        """Bins of the longest trial."""
+        return int(self.valid.sum(1).max()) if self.trials else 0
+
+    @property
+    def can_exchange(self) -> bool:
+        """Whether trials of the same condition and block can be exchanged in enough ways for a null."""
+        cell = torch.arange(self.trials) * self.blocks // max(self.trials, 1)
+        if self.condition is not None:
+            cell = cell * (len(self.layout.conditions) + 1) + self.condition.cpu() + 1
+        _, sizes = torch.unique(cell, return_counts=True)
+        return sum(math.lgamma(size + 1) for size in sizes.tolist()) >= math.log(ENOUGH)
+
+    def note(self, questions: Questions, correction: str) -> str:
+        """Return what the null and the interval are, or why there are none."""
+        if not questions.permutations:
+            return "no null was asked for (model.permutations)"
+        if not self.can_exchange:
+            return f"too short to tell: {self.trials} trials cannot be exchanged in enough ways within their conditions"
+        resampled = "interval from resampled trials" if questions.resamples else "no interval was asked for"
+        return f"null: trials exchanged within condition and {self.blocks} blocks, {correction}; {resampled}"
+
+    def windows(self, wanted: Sequence[tuple[str, Sequence[int]]], drift: bool = False) -> Windows | None:
+        """Return the rows in which the windows of all regions are whole; None where fewer than two folds have any.
+
+        Parameters
+        ----------
+        wanted : regions, and the lags of their windows.
+        drift : scale the regions alike, and add columns of slow drift over the session, to be taken out.
+        """
+        usable = self.valid.clone()
+        for region, lags in wanted:
+            usable &= whole_windows(self.complete[region], lags)
+        terms = min(DRIFT_TERMS, self.trials // 10) if drift else 0
+        width = terms + sum(self.layout.units[region] * len(lags) for region, lags in wanted)
+        stride = math.ceil(int(usable.sum()) * width / ENTRIES)
+        if stride > 1:
+            usable &= torch.arange(usable.shape[1], device=usable.device) % stride == 0
+        if len(self.fold[usable].unique()) < 2:
+            return None
+        trial, _ = usable.nonzero(as_tuple=True)
+        place = (trial + 0.5) / max(self.trials, 1)
+        parts = [drift_basis(place, terms)[:, 1:]]
+        columns: dict[tuple[str, int], Tensor] = {}
+        spans: dict[str, slice] = {}
+        position = terms
+        for region, lags in wanted:
+            activity = self.activity[..., self.units(region)]
+            part = lagged(activity, lags)[usable]
+            if drift:
+                deviation = part.var(0).mean().sqrt()
+                part = part / (deviation if float(deviation) > 0 else 1.0)
+            parts.append(part)
+            spans[region] = slice(position, position + part.shape[1])
+            for lag in lags:
+                columns[region, lag] = torch.arange(position, position + activity.shape[2], device=part.device)
+                position += activity.shape[2]
+        group = None if self.group is None else self.group[usable]
+        rows = Rows(torch.cat(parts, 1), trial, self.fold[usable], self.folds, group, self.groups)
+        return Windows(rows, columns, spans, slice(0, terms), usable)
+
+    def exchanged(self, usable: Bool[Tensor, "trial bin"], generator: torch.Generator) -> Int[Tensor, " row"]:
+        """Return the row that takes the place of each, when trials are exchanged within condition and block."""
+        permutation = permutations(self.condition, self.trials, generator, self.blocks)
+        number = torch.cumsum(usable.flatten().int(), 0).view(usable.shape) - 1
+        source = paired_trials(permutation, usable)
+        bins = torch.arange(usable.shape[1], device=usable.device).expand(usable.shape)
+        return number[source[usable], bins[usable]]

@@ -1,0 +1,231 @@
+"""Whether two regions predict each other, at which lag, and in which direction beyond their own pasts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
+from lvmzoo.inference.lagged_prediction import added_by, best_penalty, joined, lag_profile, peak
+from lvmzoo.inference.nulls import bootstrap, interval
+from lvmzoo.inference.region_moments import Scatter, without_columns
+from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
+from lvmzoo.parts.region_recording import RegionRecording, Windows
+
+__all__ = ["lag_claims"]
+
+
+@dataclass
+class Pair:
+    """What is measured of two regions."""
+
+    source: str
+    target: str
+    shared: Measured  # the highest 1 - NSE over lags
+    delay: Measured  # bins
+    profile: torch.Tensor
+    profiles: list[torch.Tensor] = field(default_factory=list)  # of resamples
+
+
+@dataclass
+class Arrow:
+    """What is measured of one region's past for another."""
+
+    source: str
+    target: str
+    penalty: float
+    added: Measured
+
+
+def lag_claims(
+    recording: RegionRecording,
+    names: list[str],
+    questions: Questions,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Findings:
+    """Return claims about communication, delay and direction of all pairs, and the curves by lag.
+
+    Parameters
+    ----------
+    recording : the session.
+    names : its regions.
+    questions : what is asked.
+    generator : of permutations and resamples.
+    progress : is told how far this is.
+    """
+    most = min(questions.history, recording.longest // 3)
+    windows = recording.windows([(name, range(most + 1)) for name in names], drift=True)
+    if windows is None:
+        return Findings()
+    scatter = _clean(windows.rows.scatter(), windows)
+    pairs = [_pair(scatter, windows, one, other, most) for one, other in itertools.combinations(names, 2)]
+    arrows = [_arrow(scatter, windows, names, one, other, most) for one, other in itertools.permutations(names, 2)]
+    arrows = arrows if most else []
+    draws = questions.permutations if recording.can_exchange else 0
+    again = questions.resamples if recording.trials > 1 else 0
+    # Of two regions, either may be exchanged against the other; of more, each against all others.
+    moved = names[:1] if len(names) == 2 else names
+    for number, (name, _) in enumerate(itertools.product(moved, range(draws))):
+        progress("chance", 0.7 * number / (draws * len(moved)))
+        rows = recording.exchanged(windows.usable, generator)
+        chance = _clean(windows.rows.exchanged(windows.spans[name], rows), windows)
+        for pair in pairs:
+            if pair.source == name:
+                profile = lag_profile(chance, windows.columns, pair.source, pair.target, most)
+                pair.shared.null.append(float(profile.max()))
+        for arrow in arrows:
+            if arrow.source == name or len(names) == 2:
+                arrow.added.null.append(_added(chance, windows, names, arrow, most))
+    for number in range(again):
+        progress("resamples of trials", 0.7 + 0.3 * number / again)
+        times = torch.bincount(bootstrap(recording.trials, generator), minlength=recording.trials)
+        sample = _clean(windows.rows.resampled(times.to(scatter.bins)), windows)
+        for pair in pairs:
+            profile = lag_profile(sample, windows.columns, pair.source, pair.target, most)
+            pair.profiles.append(profile)
+            pair.shared.resamples.append(float(profile.max()))
+            pair.delay.resamples.append(peak(profile))
+        for arrow in arrows:
+            arrow.added.resamples.append(_added(sample, windows, names, arrow, most))
+    return _findings(recording, questions, pairs, arrows, most)
+
+
+def _clean(scatter: Scatter, windows: Windows) -> Scatter:
+    return without_columns(scatter, windows.drift)
+
+
+def _pair(scatter: Scatter, windows: Windows, source: str, target: str, most: int) -> Pair:
+    profile = lag_profile(scatter, windows.columns, source, target, most)
+    return Pair(source, target, Measured(float(profile.max())), Measured(peak(profile)), profile)
+
+
+def _arrow(scatter: Scatter, windows: Windows, names: list[str], source: str, target: str, most: int) -> Arrow:
+    if not most:
+        return Arrow(source, target, 0.0, Measured(math.nan))
+    known = joined(windows.columns, [name for name in names if name != source], range(1, most + 1))
+    penalty = best_penalty(scatter, known, windows.columns[target, 0])
+    arrow = Arrow(source, target, penalty, Measured(0.0))
+    arrow.added.value = _added(scatter, windows, names, arrow, most)
+    return arrow
+
+
+def _added(scatter: Scatter, windows: Windows, names: list[str], arrow: Arrow, most: int) -> float:
+    past = range(1, most + 1)
+    known = joined(windows.columns, [name for name in names if name != arrow.source], past)
+    source = joined(windows.columns, [arrow.source], past)
+    return float(added_by(scatter, known, source, windows.columns[arrow.target, 0], arrow.penalty))
+
+
+def _findings(
+    recording: RegionRecording, questions: Questions, pairs: list[Pair], arrows: list[Arrow], most: int
+) -> Findings:
+    step_ms = 1000 * recording.layout.bin_width_s
+    claims: list[Claim] = []
+    over = f"the best of {2 * most + 1} lags, Holm over {len(pairs)} pairs" if most else f"Holm over {len(pairs)} pairs"
+    shared = corrected([pair.shared.p for pair in pairs])
+    delayed = corrected([_delay_p(pair) for pair in pairs])
+    profiles = []
+    for pair, p, delay_p in zip(pairs, shared, delayed, strict=True):
+        claims.append(
+            Claim(
+                Question.COMMUNICATION,
+                pair.source,
+                pair.target,
+                pair.shared.value,
+                "cross-validated 1 - NSE",
+                interval=pair.shared.interval,
+                p=p,
+                null=pair.shared.summary,
+                evidence=judged(p, pair.shared.interval),
+                note=recording.note(questions, over),
+            )
+        )
+        if most:
+            claims.append(_delay_claim(recording, questions, pair, delay_p, most, step_ms, len(pairs)))
+        profiles.append(_profile(pair, most, step_ms))
+    for arrow, p in zip(arrows, corrected([arrow.added.p for arrow in arrows]), strict=True):
+        claims.append(
+            Claim(
+                Question.DIRECTION,
+                arrow.source,
+                arrow.target,
+                arrow.added.value,
+                "cross-validated 1 - NSE added to the past of the other regions",
+                interval=arrow.added.interval,
+                p=p,
+                null=arrow.added.summary,
+                evidence=judged(p, arrow.added.interval),
+                note=recording.note(questions, f"{most} past bins, Holm over {len(arrows)} directions"),
+            )
+        )
+    return Findings(tuple(claims), tuple(profiles))
+
+
+def _delay_p(pair: Pair) -> float | None:
+    """Return the p-value of a delay: of communication, and of the delay being zero given its spread over resamples."""
+    draws = pair.delay.resamples
+    if pair.shared.p is None or len(draws) < 2:
+        return None
+    spread = float(torch.tensor(draws, dtype=torch.float64).std())
+    away = math.erfc(abs(pair.delay.value) / (spread * 2**0.5)) if spread > 0 else float(pair.delay.value == 0)
+    return max(pair.shared.p, away, 1 / (1 + len(draws)))
+
+
+def _delay_claim(
+    recording: RegionRecording,
+    questions: Questions,
+    pair: Pair,
+    p: float | None,
+    most: int,
+    step_ms: float,
+    pairs: int,
+) -> Claim:
+    value = pair.delay.value * step_ms
+    bounds = None
+    if pair.delay.resamples:
+        low, high = interval([delay * step_ms for delay in pair.delay.resamples])
+        bounds = min(low, value), max(high, value)
+    note = recording.note(questions, f"normal spread over resamples, Holm over {pairs} pairs")
+    if abs(pair.delay.value) >= most:
+        note += f"; the longest lag that was looked at, so it may be longer (model.history={most})"
+    return Claim(
+        Question.DELAY,
+        pair.source,
+        pair.target,
+        value,
+        "lag of best prediction",
+        unit="ms",
+        interval=bounds,
+        p=p,
+        evidence=judged(p, bounds),
+        note=note,
+    )
+
+
+def _profile(pair: Pair, most: int, step_ms: float) -> Profile:
+    low = high = null = None
+    if pair.profiles:
+        draws = torch.stack(pair.profiles)
+        around = draws - draws.median(0).values + pair.profile
+        bounds = torch.quantile(around, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+        low, high = bounds[0].numpy(), bounds[1].numpy()
+    if pair.shared.summary is not None:
+        null = np.full(len(pair.profile), pair.shared.summary[1])
+    return Profile(
+        "lag",
+        pair.source,
+        pair.target,
+        "cross-validated 1 - NSE",
+        {"lag (ms)": np.arange(-most, most + 1) * step_ms},
+        pair.profile.numpy(),
+        low,
+        high,
+        null,
+        marks={"delay (ms)": pair.delay.value * step_ms},
+        note=f"mean of both directions; positive: {pair.target} follows",
+    )

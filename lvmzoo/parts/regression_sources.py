@@ -1,0 +1,78 @@
+"""What each of several source regions adds to the prediction of a target by the others."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lvmzoo.findings import Claim, Progress, Question
+from lvmzoo.inference.nulls import bootstrap
+from lvmzoo.inference.region_moments import Scatter
+from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
+from lvmzoo.parts.region_recording import RegionRecording, Windows
+from lvmzoo.parts.regression_session import Route
+
+__all__ = ["source_claims", "unique_contribution"]
+
+
+def source_claims(
+    recording: RegionRecording, route: Route, questions: Questions, generator: torch.Generator, progress: Progress
+) -> list[Claim]:
+    """Return a claim for each source region about what it adds to the others; none for a single source."""
+    if len(route.sources) < 2:
+        return []
+    windows = recording.windows([*((source, route.lags) for source in route.sources), (route.target, (0,))])
+    if windows is None:
+        return []
+    scatter = windows.rows.scatter()
+    measured = {source: Measured(unique_contribution(scatter, windows, route, source)) for source in route.sources}
+    draws = questions.permutations if recording.can_exchange else 0
+    for draw in range(draws):
+        progress("what each source region adds", draw / draws)
+        for source in route.sources:
+            rows = recording.exchanged(windows.usable, generator)
+            chance = windows.rows.exchanged(windows.spans[source], rows)
+            measured[source].null.append(unique_contribution(chance, windows, route, source))
+    for _ in range(questions.resamples if recording.trials > 1 else 0):
+        times = torch.bincount(bootstrap(recording.trials, generator), minlength=recording.trials)
+        again = windows.rows.resampled(times.to(scatter.bins))
+        for source in route.sources:
+            measured[source].resamples.append(unique_contribution(again, windows, route, source))
+    ps = corrected([found.p for found in measured.values()])
+    claims = []
+    for (source, found), p in zip(measured.items(), ps, strict=True):
+        others = " and ".join(name for name in route.sources if name != source)
+        claims.append(
+            Claim(
+                Question.COMMUNICATION,
+                source,
+                route.target,
+                found.value,
+                "cross-validated 1 - NSE added to the other sources",
+                interval=found.interval,
+                p=p,
+                null=found.summary,
+                evidence=judged(p, found.interval),
+                item=f"beyond {others}",
+                note=recording.note(questions, f"Holm over {len(measured)} sources"),
+            )
+        )
+    return claims
+
+
+def unique_contribution(scatter: Scatter, windows: Windows, route: Route, source: str) -> float:
+    """Return 1 - NSE of the target from all sources less that from all but one, each at its best rank and penalty."""
+    y = windows.columns[route.target, 0]
+    sources = [name for name in route.sources if name != source]
+    return _best(scatter, _joined(windows, route, route.sources), y, route) - _best(
+        scatter, _joined(windows, route, sources), y, route
+    )
+
+
+def _best(scatter: Scatter, x: Int[Tensor, " p"], y: Int[Tensor, " q"], route: Route) -> float:
+    return float(torch.stack([scatter.by_rank(x, y, ridge).mean(0).max() for ridge in route.ridge]).max())
+
+
+def _joined(windows: Windows, route: Route, sources: tuple[str, ...] | list[str]) -> Int[Tensor, " p"]:
+    return torch.cat([windows.columns[source, lag] for source in sources for lag in route.lags])
