@@ -118,7 +118,8 @@ def _model_notes(experiment: Experiment, model: Model, layout: Layout) -> Iterat
     if isinstance(model, Communicates):
         used = {region for target, sources in model.routes.items() for region in (target, *sources)}
         if unused := set(layout.units) - used:
-            yield f"Regions that {experiment.model.name} does not use: {', '.join(sorted(unused))}."
+            said = "; ".join(f"{' and '.join(sources)} predicts {target}" for target, sources in model.routes.items())
+            yield f"{said}; not used: {', '.join(sorted(unused))}."
     if layout.inputs and not model.uses_inputs:
         yield f"{experiment.model.name} has no known inputs: {', '.join(layout.inputs)} is not used."
     latents = getattr(experiment.model, "latents", None)
