@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvmzoo.inference.reduced_rank import Centered, HeldOut
-from lvmzoo.inference.region_moments import Scatter, ridge_explained
+from lvmzoo.inference.regression_moments import Scatter, ridge_explained
 
 __all__ = ["PENALTIES", "added_by", "best_penalty", "lag_profile", "peak"]
 

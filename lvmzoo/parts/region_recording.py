@@ -13,7 +13,7 @@ from torch import Tensor
 from lvmzoo.batch import Batch
 from lvmzoo.inference.lag_windows import lagged, paired_trials, whole_windows
 from lvmzoo.inference.nulls import drift_basis, permutations
-from lvmzoo.inference.region_moments import Rows
+from lvmzoo.inference.regression_moments import Rows
 from lvmzoo.parts.claim_support import Questions
 
 __all__ = ["RegionRecording", "Windows"]

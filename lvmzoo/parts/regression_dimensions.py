@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,11 +14,11 @@ from torch import Tensor
 from lvmzoo.inference.factor_regression import explained_by_factors, number_of_factors, solve_factors
 from lvmzoo.inference.nulls import bootstrap, interval
 from lvmzoo.inference.reduced_rank import Centered, choose_rank, solve, spectrum_of
-from lvmzoo.inference.region_moments import Scatter
+from lvmzoo.inference.regression_moments import Scatter
 from lvmzoo.parts.region_recording import RegionRecording, Windows
 from lvmzoo.parts.regression_session import Route
 
-__all__ = ["Control", "Dimensions", "curve_of", "dimensions", "subspace_of", "within_region"]
+__all__ = ["Control", "Dimensions", "curve_of", "dimensions", "outwards", "subspace_of", "within_region"]
 
 SPLITS = 25  # random halves of the source
 
@@ -86,7 +87,7 @@ def dimensions(
         again = windows.rows.resampled(times.to(torch.float64))
         if len(again.bins) > 1:
             ranks.append(float(curve_of(again, x, y, route, factors).rank))
-    spread = _containing(interval(ranks), float(curve.rank)) if ranks else None
+    spread = outwards(interval(ranks), float(curve.rank)) if ranks else None
     split = within_region(scatter, windows, route, source, target, generator) if control else None
     return Dimensions(curve, spread, split, beside, windows)
 
@@ -153,5 +154,6 @@ def _with_zero(lags: Sequence[int]) -> tuple[int, ...]:
     return tuple(lags) if 0 in lags else (0, *lags)
 
 
-def _containing(bounds: tuple[float, float], value: float) -> tuple[float, float]:
-    return min(bounds[0], value), max(bounds[1], value)
+def outwards(bounds: tuple[float, float], value: float) -> tuple[float, float]:
+    """Return whole numbers beyond the bounds, and beyond the value."""
+    return min(math.floor(bounds[0]), value), max(math.ceil(bounds[1]), value)

@@ -14,7 +14,7 @@ from lvmzoo.inference.communication_subspace import subspace_angles
 from lvmzoo.inference.nulls import interval
 from lvmzoo.parts.claim_support import Questions
 from lvmzoo.parts.region_recording import RegionRecording
-from lvmzoo.parts.regression_dimensions import Dimensions, dimensions, subspace_of
+from lvmzoo.parts.regression_dimensions import Dimensions, dimensions, outwards, subspace_of
 from lvmzoo.parts.regression_lags import lag_claims
 from lvmzoo.parts.regression_session import RegressionSession
 from lvmzoo.parts.regression_sources import source_claims
@@ -103,8 +103,8 @@ def _claim(
         control, bounds = float(beside.curve.rank), beside.interval
         notes.append(f"the control is {source} to {questions.control}")
     elif made.control is not None:
-        control, bounds = float(made.control.rank.median()), interval(made.control.rank)
-        bounds = min(bounds[0], control), max(bounds[1], control)
+        control = float(made.control.rank.median())
+        bounds = outwards(interval(made.control.rank), control)
         here, there = made.control.sizes
         notes.append(
             f"the control predicts {there} units of {source} from {here} others, {len(made.control.rank)} times; "

@@ -12,11 +12,13 @@ import torch
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.lagged_prediction import added_by, best_penalty, joined, lag_profile, peak
 from lvmzoo.inference.nulls import bootstrap, interval
-from lvmzoo.inference.region_moments import Scatter, without_columns
+from lvmzoo.inference.regression_moments import Scatter, without_columns
 from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
 from lvmzoo.parts.region_recording import RegionRecording, Windows
 
-__all__ = ["lag_claims"]
+__all__ = ["lag_claims", "measured_lags"]
+
+RESOLUTION = 0.5  # bins, of a delay
 
 
 @dataclass
@@ -41,6 +43,15 @@ class Arrow:
     added: Measured
 
 
+@dataclass
+class Lags:
+    """What is measured of all pairs, up to so many bins apart."""
+
+    pairs: list[Pair]
+    arrows: list[Arrow]
+    most: int
+
+
 def lag_claims(
     recording: RegionRecording,
     names: list[str],
@@ -58,10 +69,22 @@ def lag_claims(
     generator : of permutations and resamples.
     progress : is told how far this is.
     """
+    found = measured_lags(recording, names, questions, generator, progress)
+    return Findings() if found is None else _findings(recording, questions, found.pairs, found.arrows, found.most)
+
+
+def measured_lags(
+    recording: RegionRecording,
+    names: list[str],
+    questions: Questions,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Lags | None:
+    """Return what :func:`lag_claims` says, in numbers; None where no window is whole."""
     most = min(questions.history, recording.longest // 3)
     windows = recording.windows([(name, range(most + 1)) for name in names], drift=True)
     if windows is None:
-        return Findings()
+        return None
     scatter = _clean(windows.rows.scatter(), windows)
     pairs = [_pair(scatter, windows, one, other, most) for one, other in itertools.combinations(names, 2)]
     arrows = [_arrow(scatter, windows, names, one, other, most) for one, other in itertools.permutations(names, 2)]
@@ -92,7 +115,7 @@ def lag_claims(
             pair.delay.resamples.append(peak(profile))
         for arrow in arrows:
             arrow.added.resamples.append(_added(sample, windows, names, arrow, most))
-    return _findings(recording, questions, pairs, arrows, most)
+    return Lags(pairs, arrows, most)
 
 
 def _clean(scatter: Scatter, windows: Windows) -> Scatter:
@@ -126,7 +149,7 @@ def _findings(
 ) -> Findings:
     step_ms = 1000 * recording.layout.bin_width_s
     claims: list[Claim] = []
-    over = f"the best of {2 * most + 1} lags, Holm over {len(pairs)} pairs" if most else f"Holm over {len(pairs)} pairs"
+    over = (f"the best of {2 * most + 1} lags" if most else "at the same bin") + _holm(len(pairs), "pairs")
     shared = corrected([pair.shared.p for pair in pairs])
     delayed = corrected([_delay_p(pair) for pair in pairs])
     profiles = []
@@ -160,19 +183,27 @@ def _findings(
                 p=p,
                 null=arrow.added.summary,
                 evidence=judged(p, arrow.added.interval),
-                note=recording.note(questions, f"{most} past bins, Holm over {len(arrows)} directions"),
+                note=recording.note(questions, f"{most} past bins" + _holm(len(arrows), "directions")),
             )
         )
     return Findings(tuple(claims), tuple(profiles))
 
 
+def _holm(number: int, what: str) -> str:
+    return f", Holm over {number} {what}" if number > 1 else ""
+
+
 def _delay_p(pair: Pair) -> float | None:
-    """Return the p-value of a delay: of communication, and of the delay being zero given its spread over resamples."""
+    """Return the p-value of a delay of more than half a bin: of communication, and of the spread over resamples.
+
+    Within half a bin the peak of the profile also moves with how each region's activity resembles itself.
+    """
     draws = pair.delay.resamples
     if pair.shared.p is None or len(draws) < 2:
         return None
     spread = float(torch.tensor(draws, dtype=torch.float64).std())
-    away = math.erfc(abs(pair.delay.value) / (spread * 2**0.5)) if spread > 0 else float(pair.delay.value == 0)
+    beyond = abs(pair.delay.value) - RESOLUTION
+    away = 1.0 if beyond <= 0 else math.erfc(beyond / max(spread * 2**0.5, 1e-12))
     return max(pair.shared.p, away, 1 / (1 + len(draws)))
 
 
@@ -190,7 +221,7 @@ def _delay_claim(
     if pair.delay.resamples:
         low, high = interval([delay * step_ms for delay in pair.delay.resamples])
         bounds = min(low, value), max(high, value)
-    note = recording.note(questions, f"normal spread over resamples, Holm over {pairs} pairs")
+    note = recording.note(questions, "of more than half a bin" + _holm(pairs, "pairs"))
     if abs(pair.delay.value) >= most:
         note += f"; the longest lag that was looked at, so it may be longer (model.history={most})"
     return Claim(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvmzoo.findings import Claim, Progress, Question
 from lvmzoo.inference.nulls import bootstrap
-from lvmzoo.inference.region_moments import Scatter
+from lvmzoo.inference.regression_moments import Scatter
 from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
 from lvmzoo.parts.region_recording import RegionRecording, Windows
 from lvmzoo.parts.regression_session import Route
