@@ -3,9 +3,10 @@
 All that activity says about latents is h = C' R^-1 (y - d). Channels with noise of unit variance that say the same take
 the place of units wherever many fits of the same activity are needed: as many as latents, whatever the number of units.
 
-Poisson counts are taken to Gaussian channels by one step of Newton's method: the working responses of generalized linear
-models (McCullagh, Nelder 1989, Generalized Linear Models, 2.5), around rates that each region's own activity explains.
-No region's channels depend on another's activity, so that trials of one can be exchanged for others of its trials.
+Poisson counts are taken to Gaussian channels by one step of Newton's method: the working responses of generalized
+linear models (McCullagh, Nelder 1989, Generalized Linear Models, 2.5), around rates that each region's own activity
+explains. No region's channels depend on another's activity, so that trials of one can be exchanged for others of its
+trials.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def region_channels(
     channels = LinearGaussian(
         *model[:4], readout, readout.new_zeros(len(readout)), readout.new_ones(len(readout)), None, None
     )
-    return Channels(channels, without_drift(activity, seen), batch.valid, seen, regions)
+    clean = without_drift(activity, seen, condition=batch.condition)
+    return Channels(channels, clean, batch.valid, seen, regions)
 
 
 def _working_responses(
