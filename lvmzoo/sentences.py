@@ -22,6 +22,7 @@ HEADINGS: Mapping[Question, str] = {
 }
 VERDICTS = ("evidence", "estimate", "no evidence", "cannot be told")  # in the order in which they are shown
 _MOST_STRONG, _MOST_WEAK = 8, 3  # claims with and without evidence that get a sentence each; others share one
+_SHORT = 45  # characters of a statistic that is named before its value
 _MOST_LISTED = 10  # claims without evidence that are named
 
 _WEAK: Mapping[tuple[Question, str], str] = {
@@ -155,9 +156,11 @@ def _measured(claim: Claim) -> str:
     """Return what was measured, after a colon; nothing where there is no value."""
     if not math.isfinite(claim.value):
         return ""
-    item = f" of {claim.item}" if claim.item else ""
-    text = f": {claim.statistic}{item} {amount(claim.value, claim.unit)}{_support(claim, claim.interval)}"
-    return f"{text}{_control(claim)}"
+    latent = claim.item.startswith("latent")
+    what = f"{claim.statistic} of {claim.item}" if latent else claim.statistic
+    beyond = f" {claim.item}" if claim.item and not latent else ""
+    value, support = f"{amount(claim.value, claim.unit)}{beyond}", f"{_support(claim, claim.interval)}{_control(claim)}"
+    return f": {what} {value}{support}" if len(claim.statistic) <= _SHORT else f": {value}{support}, the {what}"
 
 
 def _control(claim: Claim) -> str:

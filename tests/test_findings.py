@@ -57,6 +57,15 @@ MEASURED = {"interval": (0.35, 0.45), "null": (0.01, 0.08), "p": 0.00497}
             "V1 predicts what V2 does next: Granger causality 0.123 nats/bin (p < 0.0001).",
         ),
         (
+            claim("direction", 0.25, p=0.01, statistic="share of the shared variance in latents that it leads"),
+            "V1 predicts what V2 does next: 0.25 (p = 0.01), "
+            "the share of the shared variance in latents that it leads.",
+        ),
+        (
+            claim("communication", 0.25, item="beyond V3", statistic="1 - NSE"),
+            "V1 and V2 share activity: 1 - NSE 0.25 beyond V3.",
+        ),
+        (
             claim("direction", 0.001, False, p=1.0),
             "No evidence that V1 predicts what V2 does next: Granger causality 0.001 (p = 1).",
         ),

@@ -102,7 +102,13 @@ def _between(claims: Sequence[Claim]) -> Iterator[Edge]:
 
 
 def _strongest(claims: Sequence[Claim]) -> Claim:
-    return max(claims, key=lambda c: (bool(c.evidence), c.evidence is not None, abs(c.value) if c.value else 0.0))
+    """Return the claim that says most: with evidence, of everything rather than of a part, large."""
+
+    def strength(claim: Claim) -> tuple[bool, bool, bool, float]:
+        size = abs(claim.value) if math.isfinite(claim.value) else 0.0
+        return bool(claim.evidence), claim.evidence is not None, not claim.item, size
+
+    return max(claims, key=strength)
 
 
 def _name_delay(between: list[Edge], delays: Sequence[Claim]) -> None:
@@ -272,15 +278,16 @@ def _line(axes: Axes, edge: Edge, boxes: Mapping[str, Box], patches: Mapping[str
         "nothing": {"color": _FAINT, "linewidth": 1.2 * crowd, "linestyle": (0, (1, 2.2))},
         "unknown": {"color": _FAINT, "linewidth": crowd, "linestyle": (0, (5, 3))},
     }
-    directed = edge.kind in ("predicts", "follows") or (not edge.survives and edge.bend != 0)
+    ends = boxes[edge.source][:2], boxes[edge.target][:2]
+    look = looks[edge.kind] | {"zorder": 2 if edge.survives else 1}
+    if edge.kind == "shares" or (not edge.survives and edge.bend == 0):
+        axes.plot(*zip(*ends, strict=True), solid_capstyle="butt", **look)  # the boxes cover its ends
+        return
     axes.add_patch(
         FancyArrowPatch(
-            boxes[edge.source][:2], boxes[edge.target][:2],
-            arrowstyle="-|>" if directed else "-",
-            mutation_scale=(9 + 2.2 * width) if edge.survives else 7,
-            connectionstyle=f"arc3,rad={-edge.bend}",
-            patchA=patches[edge.source], patchB=patches[edge.target], shrinkA=2, shrinkB=2,
-            joinstyle="miter", capstyle="butt", zorder=2 if edge.survives else 1, **looks[edge.kind],
+            *ends, arrowstyle="-|>", connectionstyle=f"arc3,rad={-edge.bend}",
+            mutation_scale=(9 + 2.2 * width) if edge.survives else 7, joinstyle="miter", capstyle="butt",
+            patchA=patches[edge.source], patchB=patches[edge.target], shrinkA=2, shrinkB=2, **look,
         )
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -124,13 +125,8 @@ def _error(value: np.ndarray, low: np.ndarray | None, high: np.ndarray | None) -
 
 
 def _axis_name(statistic: str) -> str:
-    """Return a statistic as the label of an axis: broken in two lines where it is long."""
-    if len(statistic) <= 30:
-        return statistic
-    middle = min(
-        (i for i, c in enumerate(statistic) if c == " "), key=lambda i: abs(i - len(statistic) // 2), default=0
-    )
-    return f"{statistic[:middle]}\n{statistic[middle + 1 :]}" if middle else statistic
+    """Return a statistic as the label of an axis, in a few lines."""
+    return "\n".join(textwrap.wrap(statistic, 30, max_lines=3, placeholder="…"))
 
 
 def _marks(profile: Profile) -> Mapping[str, float]:
@@ -153,7 +149,7 @@ def _mark(axes: Axes, profile: Profile, name: str, place: float, label: str) -> 
     right = place > x.min() + 0.6 * (x.max() - x.min())
     below = profile.kind == "rank"
     axes.annotate(
-        f"{name} {amount(place, _unit(label))}",
+        f"{name.removesuffix(f' ({_unit(label)})')} {amount(place, _unit(label))}",
         (place, height),
         xytext=(-8 if right else 8, -13 if below else 5),
         textcoords="offset points",
@@ -185,17 +181,20 @@ def _key(axes: Axes, profile: Profile) -> None:
 def _caption(profile: Profile) -> str:
     ((label, x),) = profile.axes.items()
     unit, best = _unit(label), int(np.nanargmax(profile.value))
-    said = []
+    said: list[str] = []
+    chosen: list[float] = []
     if profile.kind == "lag":
         said.append(f"At lags above zero {profile.target} follows {profile.source}.")
     if profile.kind == "rank":
-        place = profile.marks.get("1-SE rank")
-        least = "" if place is None else f"; {place:g} suffice by the 1-SE rule: the fewest within one SEM of the best"
-        said.append(f"Best with {amount(x[best])} ({amount(profile.value[best])}){least}.")
-    else:
+        chosen = [place for name, place in profile.marks.items() if name.startswith("1-SE")]
+        if chosen:
+            rule = f"{chosen[0]:g} is the least within one standard error of it"
+            said.append(f"Best with {amount(x[best])} ({amount(profile.value[best])}); {rule}.")
+    if len(said) == (profile.kind == "lag"):
         said.append(f"Largest at {amount(x[best], unit)} ({amount(profile.value[best])}).")
     if profile.low is not None:
-        said.append("Bars are SEM over folds." if profile.kind == "rank" else "The band is the 95 % interval.")
+        bars = "Bars are standard errors." if chosen else "Bars are 95 % intervals."
+        said.append(bars if profile.kind == "rank" else "The band is the 95 % interval.")
     if profile.null is not None:
         above = np.flatnonzero(profile.value > np.broadcast_to(profile.null, x.shape))
         if not len(above):

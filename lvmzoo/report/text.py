@@ -30,6 +30,13 @@ _METRICS = {
     "co_r2": "R² of activity, held-out units",
     "latent_r2": "Recovery R² of the true latents",
     "state_r2": "State R²",
+    "communication_correct": "Pairs of regions of which it is rightly said whether they share activity",
+    "direction_correct": "Directions between regions that are told right",
+    "edges_found": "True connections that are claimed",
+    "edges_invented": "Connections claimed that are not there",
+    "delay_found": "True connections whose delay is claimed, in its sense",
+    "delay_error": "Median error of the delay",
+    "dimensions_error": "Median error of the number of dimensions",
     "behavior_r2": "Behavior R², linear",
     "behavior_r2_knn": "Behavior R², nearest neighbors",
     "behavior_error": "Median error, linear",
@@ -38,8 +45,9 @@ _METRICS = {
     "behavior_accuracy_knn": "Accuracy, nearest neighbors",
 }
 _KEY = (
-    "latent_r2", "variance_explained", "co_bps", "co_r2", "behavior_error_knn", "behavior_error", "behavior_r2",
-    "behavior_accuracy", "behavior_r2_knn", "behavior_accuracy_knn", "bits_per_spike", "activity_r2", "log_likelihood",
+    "latent_r2", "direction_correct", "communication_correct", "delay_error", "variance_explained", "co_bps", "co_r2",
+    "behavior_error_knn", "behavior_error", "behavior_r2", "behavior_accuracy", "behavior_r2_knn", "behavior_accuracy_knn",
+    "bits_per_spike", "activity_r2", "log_likelihood",
 )  # fmt: skip
 _UNITS = {"deg": "°", "nats/bin": "nats per bin"}
 _MOST_HIGHLIGHTS = 4
