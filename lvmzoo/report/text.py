@@ -46,8 +46,8 @@ _METRICS = {
 }
 _KEY = (
     "latent_r2", "direction_correct", "communication_correct", "delay_error", "variance_explained", "co_bps", "co_r2",
-    "behavior_error_knn", "behavior_error", "behavior_r2", "behavior_accuracy", "behavior_r2_knn", "behavior_accuracy_knn",
-    "bits_per_spike", "activity_r2", "log_likelihood",
+    "behavior_error_knn", "behavior_error", "behavior_r2", "behavior_accuracy", "behavior_r2_knn",
+    "behavior_accuracy_knn", "bits_per_spike", "activity_r2", "log_likelihood",
 )  # fmt: skip
 _UNITS = {"deg": "°", "nats/bin": "nats per bin"}
 _MOST_HIGHLIGHTS = 4
