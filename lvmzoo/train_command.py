@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lvmzoo.config import Experiment
     from lvmzoo.run import Run
 
-__all__ = ["call_hydra", "run"]
+__all__ = ["call_hydra", "print_answers", "run"]
 
 GROUPS = ("model", "data", "trainer", "logger", "experiment")
 HELP = """\
@@ -138,7 +138,7 @@ def _print_scores(finished: Run) -> None:
     for session, found in finished.findings.items():
         if len(finished.findings) > 1:
             console.print(f"\n[bold]{escape(session)}[/bold]")
-        _print_answers(console, found)
+        print_answers(console, found)
     if finished.folder is not None:
         report = finished.folder / "report.html"
         print(f"Run: {finished.folder}")
@@ -146,7 +146,7 @@ def _print_scores(finished: Run) -> None:
             print(f"Report: {report}")
 
 
-def _print_answers(console: Console, found: Findings) -> None:
+def print_answers(console: Console, found: Findings) -> None:
     """Print claims by question, each sentence after a word that says how it stands, evidence first."""
     for answer in answers(found.claims):
         console.print(f"\n[bold]{answer.heading}[/bold]", highlight=False)

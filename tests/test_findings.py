@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lvmzoo.findings import Claim, Findings, Profile, Question
 from lvmzoo.sentences import answers, p_value, verdict
+from lvmzoo.train_command import print_answers
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -200,3 +203,20 @@ def test_much_evidence_is_listed_shortly():
 
 def test_nothing_is_said_of_nothing():
     assert answers([]) == []
+    assert printed([]) == []
+
+
+def printed(claims: list[Claim], width: int = 80) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    print_answers(console, Findings(tuple(claims)))
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_a_terminal_shows_questions_with_their_answers_in_its_width():
+    lines = printed([claim("direction", 0.1, False, source="[red]V3", p=0.5), claim("direction", p=0.01)])
+    assert lines[:2] == ["", "Which region predicts the other?"]
+    assert lines[2].startswith("  evidence")
+    assert any(line.startswith("  no evidence") for line in lines)
+    assert "[red]V3" in " ".join(lines)
+    assert "Direction is precedence" in " ".join(lines)
+    assert max(map(len, lines)) <= 80
