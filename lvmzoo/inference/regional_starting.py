@@ -17,6 +17,7 @@ from torch import Tensor
 from lvmzoo.batch import Layout, Observation
 from lvmzoo.inference.lagged_moments import LaggedMoments, Recorded, lagged_moments
 from lvmzoo.inference.linear_gaussian import LinearGaussian, zero_moments
+from lvmzoo.inference.maximization import noise_floor
 from lvmzoo.inference.regional_maximization import solve_regional_dynamics
 from lvmzoo.inference.regional_structure import Structure
 from lvmzoo.inference.starting import Start, agreeing, identified, starting_drive, starting_readout, untrained
@@ -85,6 +86,8 @@ def _readouts(moments: LaggedMoments, layout: Layout, structure: Structure) -> S
         own = LaggedMoments(moments.mean[units], moments.covariance[:LAGS, units, units], moments.pairs[:LAGS], None)
         found = identified(starting_readout(own, structure.latents, counts), own, counts)
         readout[units, rows], noise[units] = found.readout, found.noise
+    # The floor of private noise is that of the M-step, for which a silent region has the scale of the others.
+    noise = torch.maximum(noise, noise_floor(moments.covariance[0].diagonal(), counts))
     return Start(readout, moments.mean, noise, moments.mean.new_zeros(structure.present, structure.present))
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from lvmzoo.inference.kalman import condition, square_root
+from lvmzoo.inference.kalman import square_root
 from lvmzoo.inference.sequences import LinearGaussian, together
 
 __all__ = ["draw_latents", "draw_trials"]
@@ -47,10 +47,11 @@ def draw_latents(
     """
     result = torch.zeros_like(normal)
     A, Q = model.dynamics.cpu().numpy(), model.dynamics_noise.cpu().numpy()
-    told = (A.T @ np.linalg.inv(Q) @ A)[None]  # what a bin tells about the one before it
     for _, means, parts in together(model, activity, valid, observed, inputs):
-        V = means.matrices.filtered
-        given_next = np.stack([square_root(condition(v, told)[0]) for v in V])
+        V, G = means.matrices.filtered, means.matrices.gain
+        stay = np.eye(len(A)) - G @ A
+        # V - G P G' as a sum of Gram matrices; Q is singular where the state holds past latents.
+        given_next = square_root(stay @ V @ stay.swapaxes(-1, -2) + G @ Q @ G.swapaxes(-1, -2))
         at_end = square_root(V)
         inner, last = (
             torch.from_numpy(np.ascontiguousarray((root[:, 0] if means.shared else root).swapaxes(-1, -2))).to(normal)

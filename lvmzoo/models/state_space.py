@@ -218,7 +218,7 @@ class StateSpace(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics,
         normal = torch.randn(draws, *batch.valid.shape, len(self.dynamics), generator=generator, dtype=torch.float64)
         parameters = self.parameters_of(batch.layout.session)
         drawn = self._emissions.draws(parameters, normal.to(self.dynamics), *self._data(batch))
-        return torch.where(batch.valid[..., None], drawn, 0.0)
+        return torch.where(batch.valid[..., None], drawn[..., self._present], 0.0)
 
     @torch.no_grad()
     def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,13 +27,15 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.errors import UserError, unknown
+from lvmzoo.findings import Findings, Progress, quiet_progress
+from lvmzoo.inference.influence import influence
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.regional_canonical import regional_canonical
 from lvmzoo.inference.regional_maximization import maximize_regional
 from lvmzoo.inference.regional_starting import regional_start
 from lvmzoo.inference.regional_structure import Structure, shown_latents
-from lvmzoo.models.base import Communicates
+from lvmzoo.models.base import Communicates, Connects
 from lvmzoo.models.state_space import StateSpace
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
@@ -73,7 +75,7 @@ class MultiRegionLDSConfig:
             )
 
 
-class MultiRegionLDS(StateSpace, Communicates):
+class MultiRegionLDS(StateSpace, Communicates, Connects):
     """Latents of each region, which drive those of other regions after a lag; Gaussian or Poisson activity, EM."""
 
     def __init__(self, config: MultiRegionLDSConfig, layouts: Sequence[Layout]) -> None:
@@ -147,6 +149,22 @@ class MultiRegionLDS(StateSpace, Communicates):
         """Return the expected activity of a region given all bins of the other regions."""
         units = batch.layout.region(target)
         return self.rates(batch.hide(range(units.start, units.stop)))[..., units]
+
+    @torch.no_grad()
+    def findings(self, batch: Batch, seed: int, progress: Progress = quiet_progress) -> Findings:
+        """Return who drives whom, how late and through how many dimensions, and the curves behind it."""
+        activity, _, _, known = self._data(batch)
+        return influence(
+            self.parameters_of(batch.layout.session),
+            self.structure,
+            self._emissions,
+            replace(batch, activity=activity),
+            permutations=self.config.permutations,
+            resamples=self.config.resamples,
+            seed=seed,
+            progress=progress,
+            inputs=known,
+        )
 
     def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
         """Return the expected latents one bin later, with known inputs at their training mean.

@@ -1,0 +1,308 @@
+"""What is true of the multi-region linear dynamical system: the experiments M1 to M4, and its capabilities."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lvmzoo.errors import UserError
+from lvmzoo.inference.linear_gaussian import log_likelihood
+from lvmzoo.models.multi_region.multi_region_lds import MultiRegionLDS, MultiRegionLDSConfig
+from lvmzoo.models.single_region.lds import LDS, LDSConfig
+from tests.models.lds_world import rises
+from tests.models.multi_region_lds_world import (
+    batch,
+    build,
+    draw,
+    eigenvalues_off,
+    fit,
+    influence,
+    layout,
+    world,
+)
+
+UNITS = {"A": 15, "B": 15, "C": 15}
+CHAIN = (("A", "B"), ("B", "C"))
+TRUE = torch.zeros(3, 3, dtype=torch.bool)
+TRUE[1, 0] = TRUE[2, 1] = True
+FALSE = ~TRUE & ~torch.eye(3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"connections": ["A->B", "B -> C"]},
+        {"connections": []},
+        {"max_lag": 3},
+        {"max_lag": 3, "connections": ["A->B", "C->B"], "rank": 1},
+        {"rank": 1},
+        {"rank": 0},
+        {"emissions": "poisson", "max_lag": 2, "connections": ["A->B", "B->C", "C->B"]},
+    ],
+    ids=str,
+)
+def test_zeros_stay_zero_and_the_objective_never_falls(config: dict[str, Any]) -> None:
+    """M1, from starting values to the canonical form."""
+    counts = "emissions" in config
+    units = {"A": 6, "B": 5, "C": 4}
+    planted = world(0, units, CHAIN, lag=2)
+    data = batch(draw(planted, 1, 12, 40, counts), layout(units, counts), [40, 30, 35] * 4)
+    model = build(data.layout, **config)
+    structure = model.structure
+    trace = fit(model, [data], 6 if counts else 25)
+    assert rises(trace)
+    assert trace[-1] > trace[0]
+    parameters = model.parameters_of("s")
+    fixed = ~structure.allowed
+    assert torch.equal(parameters.dynamics[fixed], structure.shift[fixed])
+    assert bool((parameters.dynamics_noise[~structure.noisy] == 0).all())
+    for name, rows in model.regions.items():
+        others = [u for u in range(15) if u not in range(*data.layout.region(name).indices(15))]
+        assert bool((parameters.readout[others, rows] == 0).all())
+    assert bool((parameters.readout[:, structure.present :] == 0).all())
+    for lag in range(1, structure.max_lag + 1):
+        for (source, target), block in model.blocks(lag).items():
+            assert source == target or (source, target) in structure.connections
+            assert block.shape == (2, 2)
+    if structure.rank is not None:
+        for source, target in structure.connections:
+            stacked = torch.cat([model.blocks(lag)[source, target] for lag in range(1, structure.max_lag + 1)], 1)
+            assert int((torch.linalg.svdvals(stacked) > 1e-9).sum()) <= structure.rank
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_finds_who_drives_whom(seed: int) -> None:
+    """M2: two planted edges of three regions, and influence as the true system has it."""
+    planted = world(seed, UNITS, CHAIN)
+    data = batch(draw(planted, seed + 100, 200, 100), layout(UNITS))
+    model = build(data.layout)
+    assert rises(fit(model, [data], 40))
+    found, truth = influence(model.parameters_of("s"), data.layout), influence(planted.truth, data.layout)
+    assert float(found[TRUE].min()) >= 10 * float(found[FALSE].max())
+    assert float((found - truth).abs().max()) <= 0.01
+    assert eigenvalues_off(model, planted) <= 0.02
+
+
+def test_independent_regions_hardly_influence_each_other() -> None:
+    """M3."""
+    off = ~torch.eye(3, dtype=torch.bool)
+    found = []
+    for seed in range(10):
+        data = batch(draw(world(seed, UNITS), seed + 200, 100, 100), layout(UNITS))
+        model = build(data.layout)
+        fit(model, [data], 15)
+        found.append(influence(model.parameters_of("s"), data.layout)[off])
+    assert float(torch.cat(found).quantile(0.95)) < 0.003
+
+
+def test_finds_how_late_regions_follow() -> None:
+    """M4: the lag of both edges is three bins, in at least four of five seeds exactly."""
+    right = 0
+    for seed in range(5):
+        planted = world(seed, UNITS, CHAIN, lag=3)
+        data = batch(draw(planted, seed + 300, 100, 80), layout(UNITS))
+        model = build(data.layout, max_lag=4)
+        assert rises(fit(model, [data], 15))
+        strongest = [max(range(1, 5), key=lambda lag: float(model.blocks(lag)[edge].norm())) for edge in CHAIN]
+        right += strongest == [3, 3]
+    assert right >= 4
+
+
+def test_counts() -> None:
+    """Poisson emissions find the edges, too, and score counts better than Gaussian ones predict them."""
+    units = {"A": 20, "B": 20}
+    planted = world(1, units, (("A", "B"),))
+    activity = draw(planted, 4, 50, 60, counts=True)
+    data, test = (batch(part, layout(units, counts=True)) for part in (activity[:40], activity[40:]))
+    model = build(data.layout, emissions="poisson")
+    assert model.is_bound
+    assert model.positive_rates
+    assert rises(fit(model, [data], 10))
+    drives = model.structure.block(model.dynamics, "A", "B", 1).norm()
+    assert float(drives) > 3 * float(model.structure.block(model.dynamics, "B", "A", 1).norm())
+    rates = model.rates(test)
+    mean = data.activity.mean((0, 1))
+    scores = [float((test.activity * rate.log() - rate).sum()) for rate in (rates, mean.expand_as(rates))]
+    assert scores[0] > scores[1] + 100
+    seen = model.predict_target(test, "B")
+    assert float((test.activity[..., 20:] - seen).square().sum()) < float(
+        (test.activity[..., 20:] - mean[20:]).square().sum()
+    )
+
+
+def test_uncoupled_regions_are_as_many_plain_systems() -> None:
+    """Without connections, and with trials that begin alike, the likelihood is the sum of those of two `lds`."""
+    units = {"A": 8, "B": 7}
+    data = batch(draw(world(0, units), 1, 30, 50), layout(units))
+    model = build(data.layout, connections=[])
+    fit(model, [data], 30)
+    model.initial_covariance.mul_(model.structure.noisy)
+    total = 0.0
+    for name, rows in model.regions.items():
+        region = data.layout.region(name)
+        alone = LDS(LDSConfig(latents=2), [layout({name: units[name]})])
+        parameters = model.parameters_of("s")
+        for field in ("dynamics", "dynamics_noise", "initial_covariance"):
+            getattr(alone, field).copy_(getattr(parameters, field)[rows, rows])
+        alone.initial_mean.copy_(parameters.initial_mean[rows])
+        alone.readout.copy_(parameters.readout[region, rows])
+        alone.offset.copy_(parameters.offset[region])
+        alone.noise.copy_(parameters.noise[region])
+        part = batch(data.activity[..., region].numpy(), alone.layouts["s"])
+        total += float(alone.log_likelihood(part).sum())
+        torch.testing.assert_close(model.latents(data)[..., rows], alone.latents(part), rtol=1e-9, atol=1e-9)
+    assert float(model.log_likelihood(data).sum()) == pytest.approx(total, rel=1e-11)
+
+
+def test_sessions_share_dynamics_with_readouts_of_their_own() -> None:
+    """Sessions see other units of the same regions, in another order: their latents are made to agree."""
+    first, second = {"A": 12, "B": 10, "C": 11}, {"C": 9, "A": 14, "B": 10}
+    planted = world(3, first, CHAIN)
+    other = world(7, {name: second[name] for name in first})._replace(A=planted.A, Q=planted.Q)
+    activity = draw(other, 5, 60, 80)
+    edges = np.cumsum([0, *(second[name] for name in first)])
+    where = {name: np.arange(a, b) for name, a, b in zip(first, edges, edges[1:], strict=False)}
+    activity = activity[..., np.concatenate([where[name] for name in second])]
+    one = batch(draw(planted, 4, 60, 80), layout(first, session="one"))
+    two = batch(activity, layout(second, session="two"))
+    together = build([one.layout, two.layout])
+    trace = fit(together, [one, two], 30)
+    assert rises(trace)
+    single = [fit(build(data.layout), [data], 30)[-1] for data in (one, two)]
+    assert trace[-1] == pytest.approx(sum(single) / 2, abs=0.05)  # nats a bin of 33: they agree on the dynamics
+    for data in (one, two):
+        found = influence(together.parameters_of(data.layout.session), data.layout)
+        at = {name: i for i, name in enumerate(data.layout.units)}
+        rest = found.clone()
+        rest[at["B"], at["A"]] = rest[at["C"], at["B"]] = 0.0
+        assert min(float(found[at["B"], at["A"]]), float(found[at["C"], at["B"]])) > 10 * float(rest.max())
+    assert together.predict_target(two, "A").shape == (60, 80, 14)
+
+
+def test_predicts_a_region_from_the_others_alone() -> None:
+    units = {"A": 10, "B": 8, "C": 6}
+    planted = world(0, units, CHAIN, strength=0.6)
+    train, test = (batch(draw(planted, seed, 60, 60), layout(units)) for seed in (1, 2))
+    model = build(train.layout)
+    fit(model, [train], 25)
+    assert model.routes == {"A": ("B", "C"), "B": ("A", "C"), "C": ("A", "B")}
+    for name in units:
+        region = train.layout.region(name)
+        expected = model.predict_target(test, name)
+        scrambled = test.activity.clone()
+        scrambled[..., region] = 1e3
+        torch.testing.assert_close(model.predict_target(replace(test, activity=scrambled), name), expected)
+        truth = test.activity[..., region]
+        off = float((truth - expected).square().sum() / (truth - truth.mean((0, 1))).square().sum())
+        assert off < 0.95, name
+
+
+def test_residuals_leave_out_what_trials_of_a_condition_share() -> None:
+    """A course that both regions share in every trial of a condition is no communication, and is in the rates."""
+    units = {"A": 10, "B": 10}
+    planted = world(2, units)
+    random = np.random.default_rng(0)
+    condition = np.arange(80) % 2
+    course = 1.5 * random.normal(size=(2, 60, 2)).cumsum(1)[condition] @ random.normal(size=(2, 20)) / 3
+    of = layout(units, conditions=("left", "right"), longest_bins=60)
+    data = replace(batch(draw(planted, 1, 80, 60) + course, of), condition=torch.from_numpy(condition))
+    plain, removed = (build(of, residuals=wanted) for wanted in (False, True))
+    for model in (plain, removed):
+        fit(model, [data], 25)
+    found = [float(influence(model.parameters_of("s"), of).max()) for model in (plain, removed)]
+    assert found[1] < 0.01 < found[0]
+    expected = removed.rates(data)
+    error = float((expected.mean(0) - data.activity.mean(0)).abs().mean())
+    assert error < 0.5 * float(data.activity.mean(0).abs().mean())
+
+
+def test_samples_are_of_the_model() -> None:
+    """Covariances of drawn latents at every lag are those of the planted lagged system."""
+    units = {"A": 4, "B": 3}
+    planted = world(0, units, (("A", "B"),), lag=3)
+    model = build(layout(units), max_lag=3)
+    true = planted.truth
+    for name in ("dynamics", "dynamics_noise", "readout", "noise"):
+        getattr(model, name).copy_(getattr(true, name))
+    latents, activity = model.sample("s", 400, 100, seed=1)
+    assert latents.shape == (400, 100, 4)
+    late = activity[:, 40:].numpy()
+    theirs = draw(planted, 9, 400, 60)
+    for lag in (0, 3, 6):
+        ours, expected = (
+            np.einsum("tbi,tbj->ij", y[:, lag:], y[:, : y.shape[1] - lag]) / y[:, lag:, 0].size for y in (late, theirs)
+        )
+        np.testing.assert_allclose(ours, expected, atol=0.06)
+    data = batch(activity[:2, :20].numpy(), layout(units))
+    drawn = model.posterior_sample(data, 1000, 0)
+    mean, covariance = model.posterior(data)
+    torch.testing.assert_close(drawn.mean(0)[0, 5], mean[0, 5], rtol=0, atol=0.15)
+    torch.testing.assert_close(drawn[:, 0, 5].T.cov(), covariance[0, 5], rtol=0, atol=0.1)
+
+
+def test_advance_counts_all_lags_of_latents_that_stay() -> None:
+    model = build(layout({"A": 4, "B": 3}), max_lag=3)
+    random = torch.Generator().manual_seed(0)
+    state = torch.randn(model.structure.size, generator=random, dtype=torch.float64)
+    model.dynamics.copy_(torch.where(model.structure.allowed, torch.outer(state, state), model.structure.shift))
+    latents = torch.randn(1, 4, generator=random, dtype=torch.float64)
+    still = torch.cat([latents[0]] * 3)  # of all regions, now and one and two bins before
+    torch.testing.assert_close(model.advance(latents)[0], (model.dynamics @ still)[:4])
+
+
+def test_known_inputs_are_no_influence() -> None:
+    """What an input does to both regions is not taken for communication."""
+    units = {"A": 10, "B": 10}
+    planted = world(0, units)
+    random = np.random.default_rng(3)
+    wheel = random.normal(size=(60, 81, 1))
+    response = wheel[:, 1:] @ random.normal(size=(1, 20)) + np.where(np.arange(20) < 10, 0, wheel[:, :-1] * 2)
+    of = layout(units, inputs={"wheel": 1})
+    plain = batch(draw(planted, 4, 60, 80) + response, of)
+    data = replace(plain, inputs={"wheel": torch.from_numpy(wheel[:, 1:]).float()})
+    told, ignorant = build(of), build(layout(units))
+    fit(told, [data], 25)
+    fit(ignorant, [replace(plain, layout=layout(units))], 25)
+    assert float(influence(told.parameters_of("s"), of).max()) < 0.01
+    assert float(influence(ignorant.parameters_of("s"), of).max()) > 0.1
+    assert torch.equal(told.dynamics[~told.structure.allowed], told.structure.shift[~told.structure.allowed])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"latents": 0}, "at least 1"),
+        ({"max_lag": 0}, "at least 1"),
+        ({"rank": -1}, "at least 0"),
+        ({"emissions": "gausian"}, "gaussian"),
+        ({"residuals": True, "emissions": "poisson"}, "no counts"),
+        ({"connections": ["A>B"]}, "arrow"),
+        ({"connections": ["A->Z"]}, "Z"),
+        ({"connections": ["A->A"]}, "drives itself"),
+    ],
+)
+def test_wrong_settings_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(layout({"A": 4, "B": 3}, counts=True), **config)
+
+
+def test_sessions_must_have_two_regions_and_the_same() -> None:
+    with pytest.raises(UserError, match="one region"):
+        build(layout({"A": 4}))
+    with pytest.raises(UserError, match="has the regions A, C"):
+        build([layout({"A": 4, "B": 3}), layout({"A": 4, "C": 3}, session="t")])
+
+
+def test_likelihood_is_that_of_the_parameters() -> None:
+    """What the model scores is the likelihood of ``parameters_of``, by which others read the model."""
+    units = {"A": 5, "B": 4}
+    data = batch(draw(world(0, units), 1, 5, 20), layout(units))
+    model = MultiRegionLDS(MultiRegionLDSConfig(latents=2, max_lag=2), [data.layout])
+    fit(model, [data], 3)
+    expected = log_likelihood(model.parameters_of("s"), data.activity, data.valid, data.observed)
+    assert torch.equal(model.log_likelihood(data), expected)
