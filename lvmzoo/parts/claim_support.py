@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lvmzoo.inference.nulls import holm, interval, null_summary, p_value
+from lvmzoo.inference.nulls import interval, null_summary, p_value
 
 __all__ = ["LEVEL", "Measured", "Questions", "corrected", "judged"]
 
@@ -57,12 +57,24 @@ class Measured:
         return (min(low, self.value), max(high, self.value)) if math.isfinite(low) else None
 
 
-def corrected(ps: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for their number by Holm's procedure; None stays."""
-    known = iter(holm([p for p in ps if p is not None]))
-    return [None if p is None else next(known) for p in ps]
+def corrected(measured: Sequence[Measured]) -> list[float | None]:
+    """Return p-values corrected for the number of values, by the largest of all under the null; None without a null.
+
+    Each counts in standard deviations of its own null from the mean of it. Unlike with a correction for each p-value,
+    as many draws do for many values as for one.
+    """
+    if len(measured) < 2 or any(len(found.null) < 2 for found in measured):
+        return [found.p for found in measured]
+    nulls = torch.tensor([found.null for found in measured], dtype=torch.float64)
+    mean, spread = nulls.mean(1), nulls.std(1).clamp(min=1e-300)
+    largest = ((nulls - mean[:, None]) / spread[:, None]).amax(0)
+    values = (torch.tensor([found.value for found in measured], dtype=torch.float64) - mean) / spread
+    return [p_value(value, largest) for value in values.tolist()]
 
 
-def judged(p: float | None, bounds: tuple[float, float] | None) -> bool | None:
-    """Return whether there is evidence; None where there is no null or no interval to tell from."""
-    return None if p is None or bounds is None else p <= LEVEL
+def judged(value: float, p: float | None, bounds: tuple[float, float] | None) -> bool | None:
+    """Return whether there is evidence; None where there is no null or no interval to tell from.
+
+    What is predicted worse than without is no evidence, even where chance would be worse still.
+    """
+    return None if p is None or bounds is None else p <= LEVEL and value > 0

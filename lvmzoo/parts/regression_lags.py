@@ -11,7 +11,7 @@ import torch
 
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.lagged_prediction import added_by, best_penalty, joined, lag_profile, peak
-from lvmzoo.inference.nulls import bootstrap, interval
+from lvmzoo.inference.nulls import bootstrap, holm, interval
 from lvmzoo.inference.regression_moments import Scatter, without_columns
 from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
 from lvmzoo.parts.region_recording import RegionRecording, Windows
@@ -149,9 +149,9 @@ def _findings(
 ) -> Findings:
     step_ms = 1000 * recording.layout.bin_width_s
     claims: list[Claim] = []
-    over = (f"the best of {2 * most + 1} lags" if most else "at the same bin") + _holm(len(pairs), "pairs")
-    shared = corrected([pair.shared.p for pair in pairs])
-    delayed = corrected([_delay_p(pair) for pair in pairs])
+    over = (f"the best of {2 * most + 1} lags" if most else "at the same bin") + _largest(len(pairs), "pairs")
+    shared = corrected([pair.shared for pair in pairs])
+    delayed = _delay_ps(pairs, shared)
     profiles = []
     for pair, p, delay_p in zip(pairs, shared, delayed, strict=True):
         claims.append(
@@ -164,14 +164,14 @@ def _findings(
                 interval=pair.shared.interval,
                 p=p,
                 null=pair.shared.summary,
-                evidence=judged(p, pair.shared.interval),
+                evidence=judged(pair.shared.value, p, pair.shared.interval),
                 note=recording.note(questions, over),
             )
         )
         if most:
             claims.append(_delay_claim(recording, questions, pair, delay_p, most, step_ms, len(pairs)))
         profiles.append(_profile(pair, most, step_ms))
-    for arrow, p in zip(arrows, corrected([arrow.added.p for arrow in arrows]), strict=True):
+    for arrow, p in zip(arrows, corrected([arrow.added for arrow in arrows]), strict=True):
         claims.append(
             Claim(
                 Question.DIRECTION,
@@ -182,29 +182,32 @@ def _findings(
                 interval=arrow.added.interval,
                 p=p,
                 null=arrow.added.summary,
-                evidence=judged(p, arrow.added.interval),
-                note=recording.note(questions, f"{most} past bins" + _holm(len(arrows), "directions")),
+                evidence=judged(arrow.added.value, p, arrow.added.interval),
+                note=recording.note(questions, f"{most} past bins" + _largest(len(arrows), "directions")),
             )
         )
     return Findings(tuple(claims), tuple(profiles))
 
 
-def _holm(number: int, what: str) -> str:
-    return f", Holm over {number} {what}" if number > 1 else ""
+def _largest(number: int, what: str) -> str:
+    return f", largest of {number} {what}" if number > 1 else ""
 
 
-def _delay_p(pair: Pair) -> float | None:
-    """Return the p-value of a delay of more than half a bin: of communication, and of the spread over resamples.
+def _delay_ps(pairs: list[Pair], shared: list[float | None]) -> list[float | None]:
+    """Return the p-values of delays of more than half a bin: of communication, and of the spread over resamples.
 
     Within half a bin the peak of the profile also moves with how each region's activity resembles itself.
     """
-    draws = pair.delay.resamples
-    if pair.shared.p is None or len(draws) < 2:
-        return None
-    spread = float(torch.tensor(draws, dtype=torch.float64).std())
-    beyond = abs(pair.delay.value) - RESOLUTION
-    away = 1.0 if beyond <= 0 else math.erfc(beyond / max(spread * 2**0.5, 1e-12))
-    return max(pair.shared.p, away, 1 / (1 + len(draws)))
+    away = []
+    for pair in pairs:
+        draws = torch.tensor(pair.delay.resamples, dtype=torch.float64)
+        beyond = abs(pair.delay.value) - RESOLUTION
+        spread = float(draws.std()) if len(draws) > 1 else math.nan
+        away.append(1.0 if not beyond > 0 else math.erfc(beyond / max(spread * 2**0.5, 1e-12)))
+    return [
+        None if p is None or len(pair.delay.resamples) < 2 else max(p, chance, 1 / (1 + len(pair.delay.resamples)))
+        for pair, p, chance in zip(pairs, shared, holm(away), strict=True)
+    ]
 
 
 def _delay_claim(
@@ -221,7 +224,7 @@ def _delay_claim(
     if pair.delay.resamples:
         low, high = interval([delay * step_ms for delay in pair.delay.resamples])
         bounds = min(low, value), max(high, value)
-    note = recording.note(questions, "of more than half a bin" + _holm(pairs, "pairs"))
+    note = recording.note(questions, "of more than half a bin" + (f", Holm over {pairs} pairs" if pairs > 1 else ""))
     if abs(pair.delay.value) >= most:
         note += f"; the longest lag that was looked at, so it may be longer (model.history={most})"
     return Claim(
@@ -233,7 +236,7 @@ def _delay_claim(
         unit="ms",
         interval=bounds,
         p=p,
-        evidence=judged(p, bounds),
+        evidence=judged(abs(value), p, bounds),
         note=note,
     )
 

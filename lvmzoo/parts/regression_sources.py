@@ -39,7 +39,7 @@ def source_claims(
         again = windows.rows.resampled(times.to(scatter.bins))
         for source in route.sources:
             measured[source].resamples.append(unique_contribution(again, windows, route, source))
-    ps = corrected([found.p for found in measured.values()])
+    ps = corrected(list(measured.values()))
     claims = []
     for (source, found), p in zip(measured.items(), ps, strict=True):
         others = " and ".join(name for name in route.sources if name != source)
@@ -53,9 +53,9 @@ def source_claims(
                 interval=found.interval,
                 p=p,
                 null=found.summary,
-                evidence=judged(p, found.interval),
+                evidence=judged(found.value, p, found.interval),
                 item=f"beyond {others}",
-                note=recording.note(questions, f"Holm over {len(measured)} sources"),
+                note=recording.note(questions, f"largest of {len(measured)} sources"),
             )
         )
     return claims
