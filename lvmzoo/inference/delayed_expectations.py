@@ -1,0 +1,261 @@
+"""Processes with delays seen through linear readouts: likelihood, posterior, and the sums that a fit needs.
+
+Trials of any length; units, bins and single samples that were not observed are handled exactly. The derivative of the
+log-likelihood by what shapes a process is that by its features: E [pull w'], where the pull is what the activity wants
+of the process and w its weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+from lvmzoo.inference.delayed_posterior import Posterior, Solution, residuals
+from lvmzoo.inference.delayed_processes import DelayedProcesses, Features
+from lvmzoo.inference.gaussian_process_posterior import groups
+
+__all__ = [
+    "Sums",
+    "activity_of",
+    "draw",
+    "expectations",
+    "log_likelihood",
+    "posterior_means",
+    "posterior_moments",
+    "zero_sums",
+]
+
+
+class Sums(NamedTuple):
+    """What an update needs: sums over trials and bins, additive over batches, sessions and ranks.
+
+    Activity enters as its difference from the offsets d of the parameters, so that nothing cancels. A *shape* is a log
+    timescale or a delay: timescales in the order of the processes, then delays in bins, region by region.
+    """
+
+    log_likelihood: Float[Tensor, ""]
+    bins: Float[Tensor, ""]  # valid ones
+    squares: Float[Tensor, " unit"]  # (y - d)^2
+    activity: Float[Tensor, "unit column_and_one"]  # (y - d) E [x, 1]'
+    readout: Float[Tensor, "unit column_and_one column_and_one"]  # E [x, 1] [x, 1]' of the bins that show the unit
+    slope: Float[Tensor, " shape"]  # derivative of the log-likelihood
+    information: Float[Tensor, "shape shape"]  # Fisher information; zeros where it was not asked for
+
+
+def zero_sums(model: DelayedProcesses) -> Sums:
+    """Return the sums over no data."""
+    zeros, (units, columns) = model.offset.new_zeros, model.readout.shape
+    shapes = len(model.timescales) + model.delays.numel()
+    return Sums(
+        log_likelihood=zeros(()),
+        bins=zeros(()),
+        squares=zeros(units),
+        activity=zeros(units, columns + 1),
+        readout=zeros(units, columns + 1, columns + 1),
+        slope=zeros(shapes),
+        information=zeros(shapes, shapes),
+    )
+
+
+class _ByLength:
+    """Features of trials by their length; trials come by length."""
+
+    def __init__(self, model: DelayedProcesses) -> None:
+        self._model = model
+        self._kept: tuple[int, Features] | None = None
+
+    def __call__(self, bins: int) -> Features:
+        if self._kept is None or self._kept[0] != bins:
+            self._kept = bins, Features(self._model, bins)
+        return self._kept[1]
+
+
+def expectations(
+    model: DelayedProcesses,
+    activity: Num[Tensor, "trial bin unit"],
+    valid: Bool[Tensor, "trial bin"],
+    observed: Bool[Tensor, "trial bin unit"],
+    information: bool = True,
+) -> Sums:
+    """Return the posterior expectations of the sufficient statistics, and the log-likelihood with its derivatives."""
+    total = zero_sums(model)
+    total.bins.add_(valid.sum())
+    features = _ByLength(model)
+    for pattern in groups(valid, observed):
+        posterior = Posterior(model, pattern, features(pattern.bins))
+        trials = len(pattern.lengths)
+        total.log_likelihood.add_(trials * posterior.constant())
+        inverse = posterior.inverse()
+        slopes = _Slopes(posterior)
+        moment = torch.zeros_like(total.readout[0]).expand(len(model.regions), -1, -1).clone()
+        covariances = None if posterior.complete else posterior.covariances(inverse)
+        for _, block in residuals(model, activity, pattern):
+            solution = posterior.solve(block)
+            total.log_likelihood.add_(0.5 * solution.quadratic.sum())
+            slopes.add(solution)
+            x = torch.cat([solution.x, torch.ones_like(solution.x[..., :1])], -1)
+            for region, units in enumerate(model.regions):
+                rows = x[:, :, region].flatten(0, 1)
+                total.activity[units].addmm_(block[..., units].flatten(0, 1).T, rows)
+                if covariances is None:
+                    moment[region].addmm_(rows.T, rows)
+                else:
+                    products = x[:, :, region, :, None] * x[:, :, region, None, :]
+                    products[..., :-1, :-1] += covariances[:, region]
+                    shown = posterior.shown[:, units].to(products)
+                    total.readout[units] += (shown.T @ products.sum(0).flatten(1)).unflatten(1, moment.shape[1:])
+            total.squares.add_(block.flatten(0, 1).square_().sum(0))
+        if covariances is None:
+            moment[:, :-1, :-1] += trials * posterior.covariance_sums(inverse)
+            for region, units in enumerate(model.regions):
+                total.readout[units] += moment[region] * posterior.shown[units, None, None]
+        total.slope.add_(slopes.total(inverse, trials))
+        if information:
+            total.information.add_(slopes.information(inverse), alpha=trials)
+    total.log_likelihood.sub_(0.5 * (total.squares / model.noise).sum())
+    return total
+
+
+class _Slopes:
+    """Derivatives of the log-likelihood of trials that share a posterior, by their processes' shapes."""
+
+    def __init__(self, posterior: Posterior) -> None:
+        self._posterior, self._features = posterior, posterior.features
+        self._products: dict[tuple[int, int], Tensor] = {}  # (region, column): sum over trials of pull w'
+
+    def add(self, solution: Solution) -> None:
+        for latent, own in enumerate(self._features.slices):
+            weights = solution.weights[own].T
+            for _, region, column in self._features.rows(latent):
+                product = solution.pull[:, :, region, column].T @ weights
+                before = self._products.get((region, column))
+                self._products[region, column] = product if before is None else before + product
+
+    def total(self, inverse: Tensor, trials: int) -> Float[Tensor, " shape"]:
+        found = []
+        for latent, own in enumerate(self._features.slices):
+            for _, region, column in self._features.rows(latent):
+                place = self._features.seen[region].place
+                expected = self._posterior.loaded(region, column) @ inverse[place, own]
+                self._products[region, column] -= trials * expected
+        for slope in self._features.slopes:
+            columns = {region: column for _, region, column in self._features.rows(slope.latent)}
+            parts = [(values * self._products[region, columns[region]]).sum() for region, values in slope.values]
+            found.append(sum(parts, inverse.new_zeros(())))
+        return torch.stack(found)
+
+    def information(self, inverse: Tensor) -> Float[Tensor, "shape shape"]:
+        r"""Return the Fisher information of one trial: 1/2 tr(A dK_a A dK_b), in terms of features V and dV."""
+        slopes, features = self._features.slopes, self._features
+        loaded, solved, columns = [], [], []
+        for slope in slopes:
+            own = {region: column for _, region, column in features.rows(slope.latent)}
+            width = slope.values[0][1].shape[1]
+            K = inverse.new_zeros(features.count, width)
+            for region, values in slope.values:
+                K[features.seen[region].place] += self._posterior.loaded(region, own[region]).T @ values
+            loaded.append(K)
+            solved.append(inverse @ K)
+            columns.append(own)
+        learned = torch.eye(features.count).to(inverse) - inverse
+        found = inverse.new_zeros(len(slopes), len(slopes))
+        for a, one in enumerate(slopes):
+            for b, other in enumerate(slopes[: a + 1]):
+                i, k = features.slices[one.latent], features.slices[other.latent]
+                Q = -loaded[a].T @ solved[b]
+                theirs = dict(other.values)
+                for region, values in one.values:
+                    if region in theirs:
+                        J = self._posterior.information[..., region, columns[a][region], columns[b][region]]
+                        Q = Q + values.T @ (theirs[region] * (J if J.ndim == 0 else J[:, None]))
+                value = (solved[a][k] * solved[b][i].T).sum() + (Q * learned[i, k]).sum()
+                found[a, b] = found[b, a] = value
+        return found
+
+
+def log_likelihood(
+    model: DelayedProcesses,
+    activity: Num[Tensor, "trial bin unit"],
+    valid: Bool[Tensor, "trial bin"],
+    observed: Bool[Tensor, "trial bin unit"],
+) -> Float[Tensor, " trial"]:
+    """Return the log-likelihood of what is observed in each trial, in nats; 0 for trials without a valid bin."""
+    result = model.offset.new_zeros(len(valid))
+    features = _ByLength(model)
+    for pattern in groups(valid, observed):
+        posterior = Posterior(model, pattern, features(pattern.bins))
+        constant = posterior.constant()
+        for rows, block in residuals(model, activity, pattern):
+            explained = posterior.solve(block).quadratic
+            result[rows] = constant + 0.5 * (explained - block.square_().sum(1) @ (1 / model.noise))
+    return result
+
+
+def posterior_means(
+    model: DelayedProcesses,
+    activity: Num[Tensor, "trial bin unit"],
+    valid: Bool[Tensor, "trial bin"],
+    observed: Bool[Tensor, "trial bin unit"],
+) -> Float[Tensor, "trial bin region column"]:
+    """Return the expected processes as each region sees them, given all bins; zero after a trial's last valid bin."""
+    columns = model.readout.shape[1]
+    result = model.offset.new_zeros((*valid.shape, len(model.delays), columns))
+    features = _ByLength(model)
+    for pattern in groups(valid, observed):
+        posterior = Posterior(model, pattern, features(pattern.bins))
+        for rows, block in residuals(model, activity, pattern):
+            result[rows, : pattern.bins] = posterior.solve(block).x
+    return result
+
+
+def posterior_moments(
+    model: DelayedProcesses,
+    activity: Num[Tensor, "trial bin unit"],
+    valid: Bool[Tensor, "trial bin"],
+    observed: Bool[Tensor, "trial bin unit"],
+    places: list[tuple[int, int]],
+) -> tuple[Float[Tensor, "trial bin place"], Float[Tensor, "trial bin place place"]]:
+    """Return mean and covariance of processes as seen at (region, column) places, in each bin given all bins."""
+    means = model.offset.new_zeros((*valid.shape, len(places)))
+    covariances = model.offset.new_zeros((*valid.shape, len(places), len(places)))
+    features = _ByLength(model)
+    regions, columns = ([place[k] for place in places] for k in (0, 1))
+    for pattern in groups(valid, observed):
+        posterior = Posterior(model, pattern, features(pattern.bins))
+        covariances[pattern.rows, : pattern.bins] = posterior.joint_covariances(posterior.inverse(), places)
+        for rows, block in residuals(model, activity, pattern):
+            means[rows, : pattern.bins] = posterior.solve(block).x[:, :, regions, columns]
+    return means, covariances
+
+
+def draw(
+    model: DelayedProcesses, trials: int, bins: int, seed: int
+) -> tuple[Float[Tensor, "trial bin region column"], Float[Tensor, "trial bin unit"]]:
+    """Draw processes as each region sees them, and activity, of new trials."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(model.offset.device)
+
+    x = normal(trials, bins, len(model.delays), model.readout.shape[1]) * model.nugget**0.5
+    noise = normal(trials, bins, len(model.offset)) * model.noise.sqrt()
+    if bins:
+        features = Features(model, bins)
+        weights = normal(features.count, trials)
+        for region, seen in enumerate(features.seen):
+            for column, s in enumerate(seen.slices):
+                x[:, :, region, column] += (seen.values[:, s] @ weights[seen.place[s]]).T
+    return x, activity_of(model, x) + noise
+
+
+def activity_of(
+    model: DelayedProcesses, x: Float[Tensor, "trial bin region column"]
+) -> Float[Tensor, "trial bin unit"]:
+    """Return the activity that is expected of processes as each region sees them."""
+    activity = model.offset.expand(*x.shape[:2], -1).clone()
+    for region, units in enumerate(model.regions):
+        activity[..., units] += x[:, :, region] @ model.readout[units].T
+    return activity
