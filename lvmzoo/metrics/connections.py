@@ -34,7 +34,8 @@ class Connections:
     ``edges_found`` is the share of the true connections that are claimed; ``edges_invented`` is the number of those
     claimed that are not there, indirect ones (A -> C where A -> B -> C) among them. ``delay_found`` is the share of
     connections for which there is evidence of a delay in the true sense; ``delay_error`` (ms) and ``dimensions_error``
-    are medians over the connections of how far the value claimed is from the truth, whether there is evidence or not.
+    are medians over the connections of how far the value claimed is from the truth, whether there is evidence or not
+    (of several latents with delays of their own, those with evidence where there are any).
     ``n`` counts the pairs, or the connections, behind the value; the spread is the standard error over them.
     """
 
@@ -124,7 +125,8 @@ def _delay(claims: Sequence[Claim], edges: dict[Pair, _Edge], session: str) -> I
     for pair, edge in edges.items():
         # A claim about the pair the other way round has the opposite sign.
         own = [(c, c.value if (c.source, c.target) == pair else -c.value) for c in claims if _about(c, pair)]
-        finite = [value for _, value in own if np.isfinite(value)]
+        finite = [value for claim, value in own if np.isfinite(value) and claim.evidence]
+        finite = finite or [value for _, value in own if np.isfinite(value)]
         if finite:
             errors.append(float(np.median([abs(value - 1000 * edge.delay_s) for value in finite])))
         found.append(any(claim.evidence is True and value * edge.delay_s > 0 for claim, value in own))

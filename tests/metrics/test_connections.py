@@ -87,9 +87,15 @@ def test_a_delay_without_evidence_has_an_error_and_is_not_found():
 
 
 def test_several_latents_of_a_pair_count_once():
-    found = scores(delay("AB", 40.0), delay("AB", 44.0, False), delay("AB", 90.0, False), delay("BC", 60.0))
+    found = scores(delay("AB", 40.0), delay("AB", 44.0), delay("AB", 90.0), delay("BC", 60.0))
     assert found["delay_error"].value == pytest.approx((4 + 0) / 2)
     assert found["delay_found"].value == 1
+
+
+def test_delays_without_evidence_do_not_spoil_those_with_it():
+    found = scores(delay("AB", 42.0), delay("AB", 300.0, False), delay("BC", 30.0, False), delay("BC", 10.0, None))
+    assert found["delay_error"].value == pytest.approx((2 + 40) / 2)
+    assert found["delay_found"].value == 0.5
 
 
 def test_delays_between_regions_that_do_not_drive_each_other_are_left_out():
