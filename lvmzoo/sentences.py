@@ -58,14 +58,14 @@ def answers(claims: Sequence[Claim]) -> list[Answers]:
         asked = [claim for claim in claims if claim.question is question]
         if not asked:
             continue
-        shared = _shared_note(asked)
+        shared = _common([claim for claim in asked if verdict(claim) != "cannot be told"])
         lines: list[tuple[str, str]] = []
         for word in VERDICTS:
             group = [claim for claim in asked if verdict(claim) == word]
             if word == "evidence" and question in (Question.COMMUNICATION, Question.DIRECTION):
                 group.sort(key=lambda claim: -abs(claim.value))
             lines += [(word, text) for text in _together(group, word, shared)]
-        found.append(Answers(question, tuple(lines), _tail(shared).strip()))
+        found.append(Answers(question, tuple(lines), _tail("; ".join(shared)).strip()))
     return found
 
 
@@ -93,6 +93,8 @@ def pair(claim: Claim) -> str:
     item = f" ({claim.item})" if claim.item else ""
     if claim.question is Question.DIRECTION:
         return f"{claim.source} \N{RIGHTWARDS ARROW} {claim.target}{item}"
+    if claim.question is Question.DIMENSIONS:
+        return f"{claim.source} to {claim.target}{item}"
     return f"{claim.source} and {claim.target}{item}"
 
 
@@ -109,27 +111,34 @@ def p_value(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
-def _shared_note(claims: Sequence[Claim]) -> str:
-    """Return the note that all claims have of which something can be told."""
-    notes = {claim.note for claim in claims if verdict(claim) != "cannot be told"}
-    return notes.pop() if len(notes) == 1 else ""
+def _clauses(claim: Claim) -> dict[str, None]:
+    """Return the parts of a note, which semicolons separate."""
+    return dict.fromkeys(claim.note.rstrip(".").split("; ")) if claim.note else {}
 
 
-def _together(claims: Sequence[Claim], word: str, shared: str) -> list[str]:
-    """Return a sentence for each claim, and one for all that would be too many."""
+def _common(claims: Sequence[Claim]) -> dict[str, None]:
+    """Return the parts that the notes of all claims have, in their order."""
+    notes = [_clauses(claim) for claim in claims]
+    return {clause: None for clause in (notes[0] if notes else {}) if all(clause in note for note in notes)}
+
+
+def _together(claims: Sequence[Claim], word: str, shared: Mapping[str, None]) -> list[str]:
+    """Return a sentence for each claim, and one for all that would be too many; without what is said of all of them."""
     strong = word in ("evidence", "estimate")
     single = claims[: _MOST_STRONG if strong else _MOST_WEAK]
     if strong or len(single) == len(claims):
-        sentences = [brief(claim) if claim.note == shared else sentence(claim) for claim in single]
+        sentences = [f"{brief(claim)}{_noted(_clauses(claim), shared)}" for claim in single]
         rest = "; ".join(f"{pair(c)} {amount(c.value, c.unit)}" for c in claims[len(single) :])
         return [*sentences, f"The same is said of {rest}."] if rest else sentences
-    notes = dict.fromkeys(claim.note for claim in claims if claim.note != shared)
     ps = [claim.p for claim in claims if claim.p is not None]
     smallest = f" (smallest {p_value(min(ps))})" if ps else ""
-    listed = (
-        "; ".join(map(pair, claims)) if len(claims) <= _MOST_LISTED else f"{len(claims)} pairs that claims.csv names"
-    )
-    return [f"{_WEAK[claims[0].question, word]}: {listed}{smallest}.{''.join(map(_tail, notes))}"]
+    named = len(claims) <= _MOST_LISTED
+    listed = "; ".join(map(pair, claims)) if named else f"{len(claims)} pairs that claims.csv names"
+    return [f"{_WEAK[claims[0].question, word]}: {listed}{smallest}.{_noted(_common(claims), shared)}"]
+
+
+def _noted(clauses: Mapping[str, None], said: Mapping[str, None]) -> str:
+    return _tail("; ".join(clause for clause in clauses if clause not in said))
 
 
 def _tail(note: str) -> str:

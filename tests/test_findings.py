@@ -190,9 +190,17 @@ def test_many_without_evidence_share_a_sentence_and_notes_are_said_once():
     assert found.lines == (
         (
             "no evidence",
-            "No evidence of a delay between these: 80 pairs that claims.csv names (smallest p = 0.12). One. Other.",
+            "No evidence of a delay between these: 80 pairs that claims.csv names (smallest p = 0.12).",
         ),
     )
+
+
+def test_parts_of_notes_that_differ_stay_with_their_claims():
+    shared = "null: permuted; interval: resampled"
+    claims = many("delay", 2, False, p=0.5, note=shared) + many("delay", 1, True, p=0.01, note=f"{shared}; at the end.")
+    (found,) = answers(claims)
+    assert found.note == "Null: permuted; interval: resampled."
+    assert [text.rpartition(")")[2] for _, text in found.lines] == [". At the end.", ".", "."]
 
 
 def test_much_evidence_is_listed_shortly():

@@ -42,7 +42,7 @@ def profile_figures(findings: Findings) -> Iterator[str | Picture]:
     cut = []
     for kind in _KINDS:
         every = [p for p in findings.profiles if p.kind == kind and p.value.size and np.isfinite(p.value).any()]
-        every.sort(key=lambda profile: frozenset((profile.source, profile.target)) not in strong)
+        every.sort(key=lambda profile: (frozenset((profile.source, profile.target)) not in strong, profile.item != ""))
         if len(every) > _MOST:
             cut.append(f"{_MOST} of {len(every)} by {kind}")
         for profile in every[:_MOST]:
@@ -147,7 +147,8 @@ def _mark(axes: Axes, profile: Profile, name: str, place: float, label: str) -> 
     height = float(np.interp(place, x[known], profile.value[known]))
     axes.plot(place, height, "o", color=PREDICTED, markersize=6.5, zorder=5)
     right = place > x.min() + 0.6 * (x.max() - x.min())
-    below = profile.kind == "rank"
+    bottom, top = axes.get_ylim()
+    below = profile.kind == "rank" and height > bottom + 0.25 * (top - bottom)
     axes.annotate(
         f"{name.removesuffix(f' ({_unit(label)})')} {amount(place, _unit(label))}",
         (place, height),
@@ -192,7 +193,7 @@ def _caption(profile: Profile) -> str:
             said.append(f"Best with {amount(x[best])} ({amount(profile.value[best])}); {rule}.")
     if len(said) == (profile.kind == "lag"):
         said.append(f"Largest at {amount(x[best], unit)} ({amount(profile.value[best])}).")
-    if profile.low is not None:
+    if profile.low is not None and "standard error" not in profile.note:
         bars = "Bars are standard errors." if chosen else "Bars are 95 % intervals."
         said.append(bars if profile.kind == "rank" else "The band is the 95 % interval.")
     if profile.null is not None:
