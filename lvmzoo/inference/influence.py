@@ -10,8 +10,9 @@ from lvmzoo.batch import Batch
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.influence_profiles import by_dimension, by_frequency, by_lag, by_time
-from lvmzoo.inference.influence_refits import chance, enough_trials, fitted, resampled
+from lvmzoo.inference.influence_refits import chance, fitted, resampled
 from lvmzoo.inference.influence_study import LEVEL, Study
+from lvmzoo.inference.influence_surrogates import chance_of
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.region_channels import region_channels
 from lvmzoo.inference.regional_structure import Structure
@@ -44,16 +45,16 @@ def influence(
     progress : is told how far it is.
     inputs : known inputs, where the model has a drive.
     """
-    longer = int((batch.valid.sum(1) > 1).sum())
-    able = longer > 0 and enough_trials(batch.condition, batch.n_trials)
-    draws, copies = (permutations if able else 0), (resamples if longer > 1 else 0)
+    found = region_channels(model, structure, emissions, batch, inputs)
+    channels, surrogates, why = chance_of(found, batch.condition, structure.max_lag)
+    draws = 0 if surrogates is None else permutations
+    copies = resamples if int((channels.valid.sum(1) > 1).sum()) > 1 else 0
     share = (draws + 1) / (draws + 1 + copies)
-    channels = region_channels(model, structure, emissions, batch, inputs)
     frequencies = torch.linspace(0, 0.5, FREQUENCIES, dtype=torch.float64)
     observed, null = chance(
         channels,
         structure,
-        batch.condition,
+        surrogates,
         frequencies,
         draws,
         seed,
@@ -76,7 +77,8 @@ def influence(
         observed,
         null,
         boot if copies else None,
-        _why_not(batch.n_trials, able, draws, copies),
+        "" if surrogates is None else surrogates.name,
+        why or _why_not(draws, copies),
     )
     claims = [study.communication(*pair) for pair in study.pairs]
     claims += [study.direction(*edge) for edge in study.edges]
@@ -89,10 +91,8 @@ def influence(
     return Findings(tuple(claims), (*profiles, *by_time(study, model, emissions, inputs)))
 
 
-def _why_not(trials: int, able: bool, draws: int, copies: int) -> str:
+def _why_not(draws: int, copies: int) -> str:
     """Return why nothing can be told; nothing where it can."""
-    if not able:
-        return f"too short to tell: trials cannot be recombined in enough ways ({trials} in all)"
     if not draws:
         return "no null was asked for"
     if (draws + 1) * LEVEL < 1:

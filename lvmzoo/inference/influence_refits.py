@@ -2,12 +2,12 @@
 
 The observed trials and those recombined by chance are fitted by the same protocol: from regions that do not act on each
 other, by the same number of passes of EM over the dynamics, with what the units show as it is. Recombined trials bring
-together what regions did in different trials of the same condition and of the same part of the session.
+together what regions did in different trials of the same condition and of the same part of the session, or, in a long
+session, at different times.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,20 +17,20 @@ from torch import Tensor
 
 from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.inference.granger import granger, granger_by_frequency, region_information
+from lvmzoo.inference.influence_surrogates import rearranged
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments, expectations
 from lvmzoo.inference.maximization import solve_initial
-from lvmzoo.inference.nulls import bootstrap, permutations
+from lvmzoo.inference.nulls import bootstrap
 from lvmzoo.inference.region_channels import Channels, apart
 from lvmzoo.inference.regional_maximization import solve_regional_dynamics
 from lvmzoo.inference.regional_structure import Structure
 from lvmzoo.inference.riccati import stable, stationary_covariance
+from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations
 
 __all__ = [
     "Influence",
-    "blocks_of_trials",
     "chance",
     "contributions",
-    "enough_trials",
     "fitted",
     "measure",
     "refit",
@@ -38,9 +38,6 @@ __all__ = [
 ]
 
 PASSES = 15  # of EM, for the observed trials as for recombined ones
-TRIALS = 10  # of a condition, at least, in a block of neighbors within which trials are exchanged
-BLOCKS = 10  # at most
-ARRANGEMENTS = 40.0  # of trials, at least: with fewer of them no p-value could be below 5 %
 SINGULAR = 1e-9  # of the variance: what is left below it is rounding
 
 
@@ -57,7 +54,7 @@ class Influence(NamedTuple):
 def chance(
     channels: Channels,
     structure: Structure,
-    condition: Int[Tensor, " trial"] | None,
+    surrogates: TrialPermutations | CircularShifts | None,
     frequencies: Float[Tensor, " frequency"],
     draws: int,
     seed: int,
@@ -69,19 +66,13 @@ def chance(
     alone = apart(alone, structure)
     allowed = _allowed(structure, names)
     generator = torch.Generator().manual_seed(seed)
-    trials = len(channels.valid)
-    blocks = blocks_of_trials(condition, trials)
     found = []
-    for k in range(draws + 1):
-        data = channels
-        if k:
-            orders = {names[0]: torch.arange(trials)}
-            orders |= {name: permutations(condition, trials, generator, blocks) for name in names[1:]}
-            data = channels.recombined(orders)
+    for k in range(draws + 1 if surrogates is not None else 1):
+        data = rearranged(channels, surrogates, generator) if k and surrogates is not None else channels
         found.append(measure(*refit(alone, data, structure, allowed, PASSES), channels, structure, frequencies))
-        progress("recombining trials", (k + 1) / (draws + 1))
+        progress("regions against chance", (k + 1) / (draws + 1))
     observed = _stack(found[:1])
-    return observed, _stack(found[1:]) if draws else _none(observed)
+    return observed, _stack(found[1:]) if len(found) > 1 else _none(observed)
 
 
 def resampled(
@@ -179,21 +170,6 @@ def contributions(model: LinearGaussian, structure: Structure) -> Float[Tensor, 
             made = torch.cholesky_solve(sent @ covariance[columns][:, columns] @ sent.T, roots[target])
             result[i, j] = made.trace() / structure.latents
     return result
-
-
-def blocks_of_trials(condition: Int[Tensor, " trial"] | None, trials: int) -> int:
-    """Return the number of contiguous blocks within which trials are exchanged."""
-    conditions = 1 if condition is None else len(condition.unique())
-    return min(BLOCKS, max(1, trials // (TRIALS * conditions)))
-
-
-def enough_trials(condition: Int[Tensor, " trial"] | None, trials: int) -> bool:
-    """Return whether there are enough ways to recombine trials for a test at 5 %."""
-    group = torch.arange(trials) * blocks_of_trials(condition, trials) // max(trials, 1)
-    if condition is not None:
-        group = group * (int(condition.max()) + 2 if trials else 1) + condition.cpu() + 1
-    counts = group.unique(return_counts=True)[1]
-    return float(torch.lgamma(counts.double() + 1).sum()) >= math.log(ARRANGEMENTS)
 
 
 def _allowed(structure: Structure, names: Sequence[str]) -> Bool[Tensor, "state state"]:

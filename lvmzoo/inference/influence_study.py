@@ -34,8 +34,9 @@ class Study:
     frequencies: Float[Tensor, " frequency"]  # cycles per bin
     fitted: Influence  # one case: the fitted parameters
     observed: Influence  # one case: the observed trials, fitted by the protocol of the null
-    null: Influence  # recombined trials; no case where there are none
+    null: Influence  # regions rearranged by chance; no case where there is no null
     boot: Influence | None  # resampled trials
+    against: str  # what the null is made of
     why: str  # why nothing can be told; empty: it can
 
     @cached_property
@@ -83,7 +84,7 @@ class Study:
             p=p,
             null=null_summary(null) if len(null) else None,
             evidence=self._evidence(p),
-            note=self.why or "chance: trials recombined between regions; p of the largest pair",
+            note=self.why or f"chance: {self.against}, the largest pair",
         )
 
     def direction(self, source: str, target: str) -> Claim:
@@ -92,9 +93,9 @@ class Study:
         value, null = float(self.fitted.granger[0, i, j]), self.null.granger[:, i, j]
         p = self._direction_p[self.edges.index((source, target))] if len(null) else None
         note = (
-            "chance: trials recombined between regions; p of the largest pair, for Granger causality and for the "
-            "likelihood ratio of the block, the larger of the two: where noise hides a region's own past, another "
-            "region predicts it a little without driving it"
+            f"chance: {self.against}, the largest pair; p is the larger of those of Granger causality and of the "
+            "likelihood ratio of the block, for where noise hides a region's own past, another predicts it a little "
+            "without driving it"
         )
         return Claim(
             Question.DIRECTION,
@@ -119,7 +120,7 @@ class Study:
         low = high = lag
         if self.boot is not None:
             found = interval(torch.from_numpy(self.lags)[self.by_lag(self.boot, one, other).argmax(-1)])
-            low, high = min(lag, math.floor(found[0])), max(lag, math.ceil(found[1]))
+            low, high = min(lag, float(math.floor(found[0]))), max(lag, float(math.ceil(found[1])))
         evidence = self._evidence(p)
         note = "the lag at which one region tells most of the other, in whole bins; p of that direction"
         if evidence:
@@ -152,7 +153,7 @@ class Study:
                 moved = self.boot.correlations[:, i, j] - self.boot.correlations[:, i, j].median(0).values
                 counts = (self.observed.correlations[0, i, j] + moved > limit).sum(-1)
                 low, high = interval(counts.double())
-                spread = (min(value, math.floor(low)), max(value, math.ceil(high)))
+                spread = (min(value, float(math.floor(low))), max(value, float(math.ceil(high))))
         return Claim(
             Question.DIMENSIONS,
             source,
@@ -161,7 +162,7 @@ class Study:
             "partial canonical correlations of latents above chance",
             interval=spread,
             evidence=evidence,
-            note=self.why or "chance: the 95th percentile of the largest one in recombined trials",
+            note=self.why or f"chance: the 95th percentile of the largest one with {self.against}",
         )
 
     def _ratios(self, cases: Influence) -> Float[Tensor, "case pair"]:

@@ -21,7 +21,6 @@ from torch import Tensor
 from lvmzoo.batch import Batch
 from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.linear_gaussian import LinearGaussian
-from lvmzoo.inference.nulls import without_drift
 from lvmzoo.inference.regional_structure import Structure
 
 __all__ = ["Channels", "apart", "region_channels"]
@@ -76,7 +75,7 @@ def region_channels(
     batch: Batch,
     inputs: Float[Tensor, "trial bin channel"] | None = None,
 ) -> Channels:
-    """Return the trials of a session as channels of its regions, without slow drift over trials.
+    """Return the trials of a session as channels of its regions.
 
     Where some units of a region are observed in a bin and others are not, its units are the channels.
 
@@ -85,7 +84,7 @@ def region_channels(
     model : fitted parameters of the session.
     structure : which latents belong to which region.
     emissions : how latents show in the activity.
-    batch : all trials, in the order of recording.
+    batch : all trials.
     inputs : known inputs, where the model has a drive; what they do is taken out of the channels.
     """
     observed = batch.observed & batch.valid[..., None]
@@ -112,8 +111,7 @@ def region_channels(
     channels = LinearGaussian(
         *model[:4], readout, readout.new_zeros(len(readout)), readout.new_ones(len(readout)), None, None
     )
-    clean = without_drift(activity, seen, condition=batch.condition)
-    return Channels(channels, clean, batch.valid, seen, regions)
+    return Channels(channels, activity, batch.valid, seen, regions)
 
 
 def _working_responses(
