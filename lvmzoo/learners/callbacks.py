@@ -90,6 +90,8 @@ class Record(pl.Callback):
         self._history.close()
 
     def _judge(self, trainer: pl.Trainer, learner: Learner, score: float) -> None:
+        if isinstance(learner, StatisticsLearner) and learner.model.passes is not None:
+            return  # a solution in a fixed number of passes is complete after the last of them only
         if score > self._best_score:
             self._best_score, self._waited = score, 0
             self.best = {name: value.detach().cpu().clone() for name, value in learner.model.state_dict().items()}

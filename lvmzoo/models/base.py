@@ -71,7 +71,7 @@ class Model(nn.Module, abc.ABC):
 class StatisticsModel(Model):
     """Fitted by summing statistics over the data, then solving: closed form, or EM."""
 
-    passes: ClassVar[int | None]  # passes over the data to a solution; None: until converged
+    passes: int | None  # passes over the data to a solution; None: until converged
 
     @property
     def settled(self) -> bool:
