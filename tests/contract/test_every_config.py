@@ -28,6 +28,7 @@ FILES_OF = {  # the recording that an experiment is made for; "": a simulated on
     "lorenz": "",
     "reach_family": "m1_reach_100ms.npz",
     "reach_lds": "",
+    "regions_family": "",
     "v1v2": "v1v2_residuals.npz",
 }
 
@@ -80,11 +81,10 @@ def test_every_experiment_runs(name: str, request: pytest.FixtureRequest, tmp_pa
     overrides = [f"experiment={name}", f"output='{tmp_path}'", "trainer.progress=false"]
     if recording:
         overrides.append(f"data.path='{request.getfixturevalue('shared_data') / recording}'")
-    limit = (
-        "max_steps=5"
-        if issubclass(registry.get(compose(overrides).model.name).model, GradientModel)
-        else "max_epochs=2"
-    )
+    config = compose(overrides).model
+    limit = "max_steps=5" if issubclass(registry.get(config.name).model, GradientModel) else "max_epochs=2"
+    fewer = {"permutations": 19, "resamples": 10}
+    overrides += [f"model.{field}={number}" for field, number in fewer.items() if hasattr(config, field)]
     run = train(compose([*overrides, f"trainer.{limit}"]))
     assert run.scores
     assert run.folder is not None
