@@ -130,7 +130,7 @@ def _print_scores(finished: Run) -> None:
     for column in columns[: 5 if len({score.session for score in finished.scores}) > 1 else 4]:
         table.add_column(column, justify="right" if column == "value" else "left")
     for score in finished.scores:
-        spread = f" ± {score.spread:.2g}" if score.spread is not None else ""
+        spread = f" ± {score.spread:.2g}" if score.spread else ""  # none, or of a single thing
         cells = (score.metric, score.target, f"{score.value:.4g}{spread}", score.unit, score.session)
         table.add_row(*(escape(cell) for cell in cells[: len(table.columns)]))
     if finished.scores:
