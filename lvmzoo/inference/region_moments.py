@@ -1,157 +1,165 @@
-"""Second moments between the regions of a session, fold by fold, for every regression between them.
-
-Rows are bins whose windows are whole; columns are the units of the regions, at each of their lags. One set of sums
-serves every pair of regions, lag, rank and penalty. Trials of a region can be exchanged, and trials be resampled.
-"""
+"""Lagged second moments of all regions of several sessions, and what follows from them for each pair of regions."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lvmzoo.inference.reduced_rank import (
-    Centered,
-    HeldOut,
-    explained_by_rank,
-    spectrum_of,
-)
+from lvmzoo.batch import Layout
+from lvmzoo.errors import UserError, unknown_session
+from lvmzoo.inference.lag_map import Sums
 
-__all__ = ["Rows", "Scatter", "without_columns"]
+__all__ = ["RegionMoments", "conditional_mean", "shifted"]
 
-
-class Scatter(NamedTuple):
-    """Products of all columns around the training mean: of the other folds, and of the fold left out."""
-
-    training: Float[Tensor, "fold column column"]
-    held_out: Float[Tensor, "fold column column"]
-    bins: Float[Tensor, " fold"]  # of the other folds
-    held_bins: Float[Tensor, " fold"]
-
-    def between(self, x: Int[Tensor, " p"], y: Int[Tensor, " q"]) -> tuple[Centered, HeldOut]:
-        """Return what the regression of columns ``y`` on columns ``x`` needs."""
-        training = Centered(self.training[:, x[:, None], x], self.training[:, x[:, None], y])
-        total = self.held_out[:, y, y].sum(1)
-        return training, HeldOut(self.held_out[:, x[:, None], x], self.held_out[:, x[:, None], y], total)
-
-    def by_rank(self, x: Int[Tensor, " p"], y: Int[Tensor, " q"], ridge: float) -> Float[Tensor, "fold rank"]:
-        """Return 1 - NSE of each fold by rank, from 0."""
-        training, held_out = self.between(x, y)
-        return explained_by_rank(spectrum_of(training), held_out, ridge)
-
-    def full(self, x: Int[Tensor, " p"], y: Int[Tensor, " q"], penalty: float) -> Float[Tensor, ""]:
-        """Return the mean 1 - NSE over folds of ridge regression with a penalty per training bin."""
-        training, held_out = self.between(x, y)
-        return ridge_explained(training, held_out, self.bins * penalty).mean(-1)
+RIDGE = 1e-3  # on variates of about unit variance, whose moments come from slightly different bins
 
 
-def ridge_explained(training: Centered, held_out: HeldOut, penalty: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """Return 1 - NSE of ridge regression, of every fold."""
-    identity = torch.eye(training.xx.shape[-1], dtype=training.xx.dtype, device=training.xx.device)
-    root = torch.linalg.cholesky(training.xx + penalty[..., None, None] * identity)
-    weights = torch.cholesky_solve(training.xy, root)
-    gain = (weights * (2 * held_out.xy - held_out.xx @ weights)).sum((-2, -1))
-    return gain / held_out.yy.clamp(min=torch.finfo(gain.dtype).tiny)
+class RegionMoments:
+    """Where the moments of each session, fold, lag and pair of regions lie.
 
-
-class Rows:
-    """Windows of the regions, one row a bin, and what sums over them need.
+    Moments hold the units of a session and, last, a constant.
 
     Parameters
     ----------
-    values : a column a unit and lag; made of zero mean.
-    trial : of each row.
-    fold, folds : of each row, and their number.
-    group, groups : rows of a group share a mean; None: all do.
+    layouts : of the sessions; raises UserError for one of a single region.
+    max_lag_bins, max_lag_s : largest lag, either way; the second counts where it is given.
+    folds : of cross-validation.
     """
 
-    def __init__(
+    def __init__(self, layouts: Sequence[Layout], max_lag_bins: int, max_lag_s: float | None, folds: int) -> None:
+        self._sessions = [layout.session for layout in layouts]
+        self._folds = folds
+        self.lags, self.reach, self._shapes = [], [], []
+        for layout in layouts:
+            if len(layout.units) < 2:
+                raise UserError(
+                    f"Session '{layout.session}' has one region ({', '.join(layout.units)}).",
+                    "Canonical correlations are between two regions.",
+                    "Give each unit its region (an electrodes.location in NWB, `regions=` for arrays), or check "
+                    "data.regions.",
+                )
+            lags = max_lag_bins if max_lag_s is None else max(0, round(max_lag_s / layout.bin_width_s))
+            lags = min(lags, layout.longest_bins // 2) if layout.longest_bins else lags
+            reach = lags if len(layout.units) == 2 else 2 * lags  # two sources differ by twice the largest lag
+            self.lags.append(lags)
+            self.reach.append(reach)
+            self._shapes.append((folds, reach + 1, layout.n_units + 1, layout.n_units + 1))
+        names = list(dict.fromkeys(name for layout in layouts for name in layout.units))
+        self.pairs = list(itertools.combinations(names, 2))
+
+    def place(self, session: str) -> int:
+        """Return the number of a session; raises UserError for one that the model was not built for."""
+        if session not in self._sessions:
+            raise unknown_session(session, self._sessions)
+        return self._sessions.index(session)
+
+    def packed(self, place: int, products: Float[Tensor, "fold lag wide wide"]) -> Float[Tensor, " entry"]:
+        """Return the products of one session among those of all, which are zero."""
+        parts = [
+            products.flatten() if index == place else products.new_zeros(math.prod(shape))
+            for index, shape in enumerate(self._shapes)
+        ]
+        return torch.cat(parts)
+
+    def unpacked(self, place: int, packed: Float[Tensor, " entry"]) -> Float[Tensor, "fold lag wide wide"]:
+        """Return the products of one session."""
+        sizes = [math.prod(shape) for shape in self._shapes]
+        return packed.split(sizes)[place].view(self._shapes[place])
+
+    def covariance(self, total: Float[Tensor, "lag wide wide"]) -> Float[Tensor, "unit unit"]:
+        """Return the covariance of all units."""
+        bins = total[0, -1, -1].clamp(min=1)
+        mean = total[0, :-1, -1] / bins
+        return total[0, :-1, :-1] / bins - mean[:, None] * mean
+
+    def between(
+        self, place: int, layout: Layout, pair: tuple[str, str], products: Float[Tensor, "fold lag wide wide"]
+    ) -> Sums:
+        """Return the sums of two regions at lags from below zero to above."""
+        x, y = (_columns(layout, region) for region in pair)
+        lags = self.lags[place]
+        ahead = products[:, : lags + 1, x][..., y]
+        behind = products[:, 1 : lags + 1, y][..., x].mT.flip(1)
+        return Sums(torch.cat([behind, ahead], 1), products[:, 0, x][..., x], products[:, 0, y][..., y])
+
+    def regression(
         self,
-        values: Float[Tensor, "row column"],
-        trial: Int[Tensor, " row"],
-        fold: Int[Tensor, " row"],
-        folds: int,
-        group: Int[Tensor, " row"] | None = None,
-        groups: int = 1,
-    ) -> None:
-        self.order = torch.argsort(fold, stable=True)
-        self.values = values[self.order]
-        self.values -= self.values.mean(0)
-        self.trial, self.fold = trial[self.order], fold[self.order]
-        self.folds, self.groups = folds, groups
-        self.cell = self.fold * groups + (0 if group is None else group[self.order])
-        self.counts = torch.bincount(self.fold, minlength=folds).tolist()
-        self._ones = torch.ones(len(fold), dtype=values.dtype, device=values.device)
-        self._products, self._sums = self._moments(self.values, self.values)
-
-    def scatter(self) -> Scatter:
-        """Return the moments of what was recorded."""
-        return self._scatter(self._products, self._sums, self._ones)
-
-    def whole(self) -> tuple[Float[Tensor, "column column"], float]:
-        """Return the products around the means of all rows, and the number of rows."""
-        counts = torch.bincount(self.cell, minlength=self.folds * self.groups).view(self.folds, self.groups)
-        sums, total = self._sums.sum(0), counts.sum(0).clamp(min=1)[:, None]
-        return self._products.sum(0) - (sums / total).mT @ sums, float(counts.sum())
-
-    def resampled(self, times: Float[Tensor, " trial"]) -> Scatter:
-        """Return the moments with each trial counted that many times; all copies are in its fold."""
-        weights = times[self.trial]
-        weighted = self.values * weights[:, None]
-        return self._scatter(*self._moments(self.values, weighted), weights)
-
-    def exchanged(self, columns: slice, rows: Int[Tensor, " row"]) -> Scatter:
-        """Return the moments after some columns are taken from other rows, a permutation in the order given at first.
+        layout: Layout,
+        total: Float[Tensor, "lag wide wide"],
+        target: str,
+        sources: Sequence[str],
+        weights: Sequence[Float[Tensor, "wide pair"]],
+        lags: Sequence[int],
+    ) -> Float[Tensor, "feature target_unit"]:
+        """Return the regression of a region on variates of others.
 
         Parameters
         ----------
-        columns : of one region.
-        rows : for each row that from which these columns come.
+        layout : of the session.
+        total : moments of all folds.
+        target : region that is predicted.
+        sources : regions that predict it, each with its ``weights`` and the bins by which the target follows it.
         """
-        place = torch.empty_like(self.order)
-        place[self.order] = torch.arange(len(place), device=place.device)
-        taken = place[rows[self.order]]
-        moved = self.values[taken, columns]
-        products, sums = self._products.clone(), self._sums.clone()
-        if not torch.equal(self.fold[taken], self.fold):
-            products[:, columns, columns], sums[..., columns] = self._moments(moved, moved)
-        for fold, (one, other) in enumerate(zip(moved.split(self.counts), self.values.split(self.counts), strict=True)):
-            for rest in (slice(0, columns.start), slice(columns.stop, None)):
-                cross = one.mT @ other[:, rest]
-                products[fold, columns, rest], products[fold, rest, columns] = cross, cross.mT
-        return self._scatter(products, sums, self._ones)
-
-    def _moments(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Return products of the columns by fold, and sums of the right ones by fold and group."""
-        parts = zip(left.split(self.counts), right.split(self.counts), strict=True)
-        products = torch.stack([one.mT @ other for one, other in parts])
-        sums = right.new_zeros(self.folds * self.groups, right.shape[1]).index_add_(0, self.cell, right)
-        return products, sums.view(self.folds, self.groups, -1)
-
-    def _scatter(self, products: Tensor, sums: Tensor, weights: Tensor) -> Scatter:
-        counts = weights.new_zeros(self.folds * self.groups).index_add_(0, self.cell, weights)
-        counts = counts.view(self.folds, self.groups, 1)
-        used = counts.sum((1, 2)) > 0
-        others = counts.sum(0) - counts
-        training_sums = sums.sum(0) - sums
-        mean = training_sums / others.clamp(min=1)
-        off = sums - counts * mean
-        training = products.sum(0) - products - mean.mT @ training_sums
-        held_out = products - mean.mT @ sums - off.mT @ mean
-        return Scatter(training[used], held_out[used], others.sum((1, 2))[used], counts.sum((1, 2))[used])
+        blocks = [
+            [
+                weights[i].mT @ _moment(total, _columns(layout, a), _columns(layout, b), lags[i] - lags[j]) @ weights[j]
+                for j, b in enumerate(sources)
+            ]
+            for i, a in enumerate(sources)
+        ]
+        gram = torch.cat([torch.cat(row, 1) for row in blocks])
+        columns = _columns(layout, target)
+        cross = torch.cat(
+            [
+                weights[i].mT @ _moment(total, _columns(layout, a), columns, lags[i])[:, :-1]
+                for i, a in enumerate(sources)
+            ]
+        )
+        used = gram.diagonal() > 0  # others are beyond the pairs that are kept
+        gram = (gram + gram.mT) / 2 + torch.diag(torch.where(used, RIDGE, 1.0).to(gram))
+        variance, axes = torch.linalg.eigh(gram)  # blocks at different lags need not fit together
+        return axes @ (axes.mT @ cross / variance.clamp(min=RIDGE)[:, None])
 
 
-def without_columns(scatter: Scatter, columns: slice) -> Scatter:
-    """Return the moments of all columns less what some of them predict, by least squares on the training folds."""
-    if columns.stop == columns.start:
-        return scatter
-    own = scatter.training[:, columns, columns]
-    tiny = own.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * 1e-10
-    identity = torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
-    weights = torch.linalg.solve(own + tiny.clamp(min=1e-300) * identity, scatter.training[:, columns])
-    training = scatter.training - scatter.training[:, :, columns] @ weights
-    cross = scatter.held_out[:, :, columns] @ weights
-    square = weights.mT @ scatter.held_out[:, columns, columns] @ weights
-    return Scatter(training, scatter.held_out - cross - cross.mT + square, scatter.bins, scatter.held_bins)
+def conditional_mean(
+    values: Float[Tensor, "trial bin unit"],
+    observed: Bool[Tensor, "trial bin unit"],
+    covariance: Float[Tensor, "unit unit"],
+) -> Float[Tensor, "trial bin unit"]:
+    """Return values around their mean, with those that are not observed expected from those that are."""
+    if bool(observed.all()):
+        return values
+    flat = torch.where(observed, values, 0.0).flatten(0, 1)
+    patterns, which = torch.unique(observed.flatten(0, 1), dim=0, return_inverse=True)
+    for index, seen in enumerate(patterns):
+        if bool(seen.any()) and not bool(seen.all()):
+            rows = which == index
+            weights = torch.linalg.lstsq(covariance[seen][:, seen], covariance[seen][:, ~seen], driver="gelsd").solution
+            flat[rows[:, None] & ~seen] = (flat[rows][:, seen] @ weights).flatten()
+    return flat.view_as(values)
+
+
+def shifted(values: Float[Tensor, "trial bin pair"], lag: int) -> Float[Tensor, "trial bin pair"]:
+    """Return what was there ``lag`` bins before; zero, which is the mean, where the trial had not begun or is over."""
+    bins = values.shape[1]
+    if abs(lag) >= bins:
+        return torch.zeros_like(values)
+    kept = values[:, max(0, -lag) : bins - max(0, lag)]
+    return torch.nn.functional.pad(kept, (0, 0, max(0, lag), max(0, -lag)))
+
+
+def _columns(layout: Layout, region: str) -> Tensor:
+    """Return the units of a region, and the constant."""
+    where = layout.region(region)
+    return torch.tensor([*range(where.start, where.stop), layout.n_units])
+
+
+def _moment(total: Float[Tensor, "lag wide wide"], x: Tensor, y: Tensor, lag: int) -> Float[Tensor, "x y"]:
+    """Return the mean product of x in a bin and y ``lag`` bins later."""
+    products = total[lag][x][:, y] if lag >= 0 else total[-lag][y][:, x].mT
+    return products / products[-1, -1].clamp(min=1)

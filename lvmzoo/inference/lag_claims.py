@@ -1,0 +1,217 @@
+"""Claims and curves about pairs of regions from their lag maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lvmzoo.findings import Claim, Findings, Profile, Question
+from lvmzoo.inference.lag_draws import LagDraws
+from lvmzoo.inference.lag_profile import Said, Verdict, around, dimensions, verdict
+from lvmzoo.inference.nulls import interval, null_summary
+
+__all__ = ["LagClaims"]
+
+CORRELATION = "cross-validated canonical correlation"
+ASYMMETRY = "canonical correlation where it leads less where it follows"
+
+
+@dataclass(frozen=True)
+class LagClaims:
+    """Puts what the lag maps of one session say into claims.
+
+    Parameters
+    ----------
+    pairs : of regions.
+    draws : their lag maps.
+    bin_ms : width of a bin.
+    null : what the null is, in words.
+    unknown : why nothing can be told; empty where it can.
+    control : canonical correlations within regions.
+    """
+
+    pairs: Sequence[tuple[str, str]]
+    draws: LagDraws
+    bin_ms: float
+    null: str
+    unknown: str
+    control: Mapping[str, Tensor]
+
+    def findings(self) -> Findings:
+        """Return every claim, and the curves behind them."""
+        found = verdict(self.draws)
+        claims, profiles = [], []
+        for place, pair in enumerate(self.pairs):
+            count, thresholds, counts = dimensions(found, place)
+            claims.append(self._communication(found, place, pair))
+            claims.append(self._direction(found.forward, place, pair))
+            claims.append(self._direction(found.backward, place, (pair[1], pair[0])))
+            claims.append(self._delay(found, place, pair))
+            claims.append(self._dimensions(found, place, pair, count, counts))
+            profiles.append(self._by_lag(found, place, pair))
+            profiles.append(self._by_component(found, place, pair, thresholds, count))
+        return Findings(tuple(claims), tuple(profiles))
+
+    def _communication(self, found: Verdict, place: int, pair: tuple[str, str]) -> Claim:
+        lag, center = self._peak(found, place)
+        value = float(self.draws.observed[place, lag, 0])
+        null = tuple(center + edge for edge in null_summary(found.height.null))
+        control, control_interval = self._control(pair)
+        where = f"at the lag of {self._ms(lag):g} ms, the best of {self._reach()}"
+        return Claim(
+            Question.COMMUNICATION,
+            *pair,
+            value=value,
+            statistic=CORRELATION,
+            interval=self._interval(found.height.resampled[:, place] + center, value),
+            p=self._p(found.height, place),
+            null=(null[0], null[1]) if len(found.height.null) else None,
+            evidence=self._evidence(found.height, place),
+            control=control,
+            control_interval=control_interval,
+            note=self._note(f"{where}; {self._against()}, the maximum over lags and pairs of regions"),
+        )
+
+    def _direction(self, said: Said, place: int, pair: tuple[str, str]) -> Claim:
+        value = float(said.value[place])
+        note = "feedforward against feedback over all lags; "
+        return Claim(
+            Question.DIRECTION,
+            *pair,
+            value=value,
+            statistic=ASYMMETRY,
+            interval=self._interval(said.resampled[:, place], value),
+            p=self._p(said, place),
+            null=null_summary(said.null) if len(said.null) else None,
+            evidence=self._evidence(said, place),
+            note=self._note(f"{note}{self._against()}, the maximum over directions and pairs"),
+        )
+
+    def _delay(self, found: Verdict, place: int, pair: tuple[str, str]) -> Claim:
+        value = float(found.delay.value[place]) * self.bin_ms
+        evidence = self._evidence(found.delay, place)
+        low, high = interval(found.delay.resampled[:, place] * self.bin_ms)
+        note = f"peak of the {CORRELATION}, interpolated, above the lag that mirrors it; {self._against()}"
+        if evidence is not None and found.height.p[place] > 0.05:
+            note = f"the profile is flat: its peak is no higher than chance; {note}"
+        elif evidence is False:
+            note = f"the profile has a peak that cannot be told from lag zero; {note}"
+        elif self._at_edge(int(found.peak[place])):
+            note = f"the peak is at the longest lag looked at, raise model.max_lag_bins; {note}"
+        return Claim(
+            Question.DELAY,
+            *pair,
+            value=value,
+            statistic="lag of the peak",
+            unit="ms",
+            interval=None if math.isnan(low) else (min(low, value), max(high, value)),
+            p=self._p(found.delay, place),
+            evidence=evidence,
+            note=self._note(note),
+        )
+
+    def _dimensions(
+        self, found: Verdict, place: int, pair: tuple[str, str], count: int, counts: Sequence[int]
+    ) -> Claim:
+        edges = interval([float(number) for number in counts])
+        known = self._evidence(found.height, place) is not None or bool(len(found.height.null))
+        note = f"pairs that survive {self.null} step by step, at the peak"
+        if not known:
+            count = int((self.draws.observed[place, int(found.peak[place]), :] > 0).sum())
+            note = "pairs of positive correlation: without a null, most of them are chance"
+        return Claim(
+            Question.DIMENSIONS,
+            *pair,
+            value=float(count),
+            statistic="canonical pairs",
+            interval=None if not counts else (min(edges[0], count), max(edges[1], count)),
+            evidence=count > 0 if known else None,
+            note=self._note(note),
+        )
+
+    def _by_lag(self, found: Verdict, place: int, pair: tuple[str, str]) -> Profile:
+        observed = self.draws.observed[place, :, 0]
+        resampled = self.draws.resampled[:, place, :, 0]
+        band = [interval(around(column, float(value))) for column, value in zip(resampled.mT, observed, strict=True)]
+        low, high = (np.array(edge) for edge in zip(*band, strict=True))
+        null = found.excess.center[place, :, 0] + null_summary(found.height.null)[1]
+        marks = {"peak": float(found.delay.value[place]) * self.bin_ms} if self._evidence(found.height, place) else {}
+        return Profile(
+            "lag",
+            *pair,
+            statistic=CORRELATION,
+            axes={"lag (ms)": self._lags()},
+            value=observed.numpy(),
+            low=low if len(resampled) else None,
+            high=high if len(resampled) else None,
+            null=null.numpy() if len(found.height.null) else None,
+            marks=marks,
+            note=self._note(f"positive lags: {pair[1]} follows {pair[0]}"),
+        )
+
+    def _by_component(
+        self, found: Verdict, place: int, pair: tuple[str, str], thresholds: Tensor, count: int
+    ) -> Profile:
+        lag, _ = self._peak(found, place)
+        excess = found.excess.observed[place, lag, : len(thresholds)]
+        excess, order = excess.sort(descending=True)
+        center = found.excess.center[place, lag][order]
+        return Profile(
+            "rank",
+            *pair,
+            statistic=CORRELATION,
+            axes={"canonical pair": np.arange(1.0, len(thresholds) + 1)},
+            value=(excess + center).numpy(),
+            null=(thresholds + center).numpy() if len(found.height.null) else None,
+            marks={"pairs that survive": float(count)} if count else {},
+            note=self._note(f"at the lag of {self._ms(lag):g} ms"),
+        )
+
+    def _peak(self, found: Verdict, place: int) -> tuple[int, float]:
+        lag = int(found.peak[place])
+        return lag, float(found.excess.center[place, lag, 0])
+
+    def _lags(self) -> np.ndarray:
+        count = self.draws.observed.shape[1]
+        return (np.arange(count) - count // 2) * self.bin_ms
+
+    def _ms(self, lag: int) -> float:
+        return round(float(self._lags()[lag]), 3)
+
+    def _reach(self) -> str:
+        low, *_, high = self._lags() if self.draws.observed.shape[1] > 1 else (0.0, 0.0)
+        return f"{low:g} to {high:g} ms"
+
+    def _at_edge(self, lag: int) -> bool:
+        return lag in (0, self.draws.observed.shape[1] - 1)
+
+    def _control(self, pair: tuple[str, str]) -> tuple[float | None, tuple[float, float] | None]:
+        """Return the median within the two regions, where they can be halved, and its spread over halvings."""
+        parts = [self.control[name] for name in pair if name in self.control]
+        if not parts:
+            return None, None
+        both = torch.cat(parts)
+        return float(both.median()), interval(both)
+
+    def _p(self, said: Said, place: int) -> float | None:
+        p = float(said.p[place])
+        return None if math.isnan(p) else p
+
+    def _evidence(self, said: Said, place: int) -> bool | None:
+        p = self._p(said, place)
+        return None if p is None or self.unknown or not len(self.draws.resampled) else p <= 0.05
+
+    def _interval(self, samples: Tensor, value: float) -> tuple[float, float] | None:
+        low, high = interval(around(samples, value))
+        return None if math.isnan(low) else (min(low, value), max(high, value))
+
+    def _against(self) -> str:
+        return f"against {self.null}"
+
+    def _note(self, note: str) -> str:
+        return self.unknown or note

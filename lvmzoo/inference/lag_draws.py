@@ -1,0 +1,158 @@
+"""Lag maps of pairs of regions as observed, under the null and over resamples of trials, all by the same protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lvmzoo.findings import Progress
+from lvmzoo.inference.canonical_correlation import Regularization
+from lvmzoo.inference.lag_map import LaggedProducts, Sums, choose, correlations
+from lvmzoo.inference.nulls import bootstrap
+from lvmzoo.inference.surrogates import Surrogates
+from lvmzoo.inference.time_map import cross_validated_time_map
+
+__all__ = ["Draws", "LagDraws", "Plan", "Wide", "draw_lag_maps", "draw_time_maps", "draws_of", "within_regions"]
+
+MOST_PAIRS = 10  # canonical pairs looked at
+SPLITS = 25  # of a region into halves, for the control within it
+
+
+class Wide(NamedTuple):
+    """Regions with their nuisance columns beside them, and the folds of trials."""
+
+    regions: Mapping[str, Float[Tensor, "trial bin all"]]  # units, nuisance columns, and those of conditions
+    nuisance: int
+    levels: int
+    fold: Int[Tensor, " trial"]
+    folds: int
+
+
+class Plan(NamedTuple):
+    """What is computed for each pair of regions."""
+
+    pairs: Sequence[tuple[str, str]]
+    lags: int
+    kind: str  # of regularization
+    amounts: Sequence[float]
+
+
+class Draws(NamedTuple):
+    """How regions are rearranged under the null, and how often trials count in each resample."""
+
+    surrogates: Surrogates | None
+    arrangements: Sequence[Mapping[str, Tensor]]
+    weights: Sequence[Float[Tensor, " trial"]]
+
+
+class LagDraws(NamedTuple):
+    """Cross-validated canonical correlations; NaN beyond the pairs that two regions have."""
+
+    observed: Float[Tensor, "pair lag component"]
+    null: Float[Tensor, "draw pair lag component"]
+    resampled: Float[Tensor, "resample pair lag component"]
+    amounts: Float[Tensor, "pair fold"]  # of regularization
+
+
+def draws_of(
+    regions: Sequence[str],
+    trials: int,
+    surrogates: Surrogates | None,
+    permutations: int,
+    resamples: int,
+    generator: torch.Generator,
+) -> Draws:
+    """Draw everything that is random, before anything is computed: pairs of regions share it."""
+    arrangements = []
+    for _ in range(permutations if surrogates is not None else 0):
+        assert surrogates is not None
+        arrangements.append(dict(zip(regions, surrogates.draw(len(regions), generator), strict=True)))
+    weights = [
+        torch.bincount(bootstrap(trials, generator), minlength=trials).to(torch.float64) for _ in range(resamples)
+    ]
+    return Draws(surrogates, arrangements, weights)
+
+
+def draw_lag_maps(wide: Wide, plan: Plan, draws: Draws, progress: Progress) -> LagDraws:
+    """Compute every lag map; the amount of regularization of a fold is chosen once, in its training data."""
+    lags, count = 2 * plan.lags + 1, MOST_PAIRS
+    shape = (len(plan.pairs), lags, count)
+    observed = torch.full(shape, torch.nan, dtype=torch.float64)
+    null = torch.full((len(draws.arrangements), *shape), torch.nan, dtype=torch.float64)
+    resampled = torch.full((len(draws.weights), *shape), torch.nan, dtype=torch.float64)
+    amounts = torch.zeros(len(plan.pairs), wide.folds, dtype=torch.float64)
+    total = len(plan.pairs) * (1 + len(null) + len(resampled))
+    done = 0
+    for place, (first, second) in enumerate(plan.pairs):
+        x, y = wide.regions[first], wide.regions[second]
+        narrow = slice(0, -wide.levels or None)
+        products = LaggedProducts(y[..., narrow], wide.fold, wide.folds, plan.lags)
+        sums = Sums(products.cross(x[..., narrow]), products.within(x), products.within(y))
+        amount = choose(sums, wide.nuisance, plan.kind, plan.amounts)
+        amounts[place] = amount
+        regularization = Regularization(plan.kind, amount)
+        found = correlations(sums, wide.nuisance, regularization, count).correlation
+        observed[place, :, : found.shape[1]] = found
+        for index, arrangement in enumerate(draws.arrangements):
+            assert draws.surrogates is not None
+            other = draws.surrogates.against(arrangement[first], arrangement[second], x)
+            there = Sums(products.cross(other[..., narrow]), products.within(other), sums.y)
+            found = correlations(there, wide.nuisance, regularization, count).correlation
+            null[index, place, :, : found.shape[1]] = found
+            done += 1
+            progress(f"null of {first} and {second}", done / total)
+        for index, weight in enumerate(draws.weights):
+            within = (products.within(part, weight) for part in (x, y))
+            there = Sums(products.cross(x[..., narrow], weight), *within)
+            found = correlations(there, wide.nuisance, regularization, count).correlation
+            resampled[index, place, :, : found.shape[1]] = found
+            done += 1
+            progress(f"resamples of {first} and {second}", done / total)
+        done += 1
+    return LagDraws(observed, null, resampled, amounts)
+
+
+def draw_time_maps(
+    wide: Wide, pair: tuple[str, str], draws: Draws, regularization: Regularization, progress: Progress
+) -> tuple[Float[Tensor, "time_x time_y"], Float[Tensor, "draw time_x time_y"]]:
+    """Return the time-resolved map of one pair, its regions already cut into windows, and the same under the null."""
+    x, y = (wide.regions[name] for name in pair)
+    observed = cross_validated_time_map(x, y, wide.nuisance, wide.levels, wide.fold, regularization)
+    null = []
+    for index, arrangement in enumerate(draws.arrangements):
+        assert draws.surrogates is not None
+        other = draws.surrogates.against(arrangement[pair[0]], arrangement[pair[1]], x)
+        null.append(cross_validated_time_map(other, y, wide.nuisance, wide.levels, wide.fold, regularization))
+        progress(f"time-resolved map of {pair[0]} and {pair[1]}", (index + 1) / len(draws.arrangements))
+    return observed, torch.stack(null) if null else observed.new_zeros(0, *observed.shape)
+
+
+def within_regions(
+    wide: Wide, regularization: Regularization, generator: torch.Generator
+) -> dict[str, Float[Tensor, " split"]]:
+    """Return the canonical correlation between random halves of each region's own units, at lag zero.
+
+    A region of one unit has none.
+    """
+    found = {}
+    for name, z in wide.regions.items():
+        if z.shape[-1] - wide.nuisance - wide.levels >= 2:
+            sums = LaggedProducts(z, wide.fold, wide.folds, 0).within(z)
+            halves = [_halves(sums, wide, regularization, generator) for _ in range(SPLITS)]
+            found[name] = torch.stack(halves)
+    return found
+
+
+def _halves(
+    sums: Float[Tensor, "fold all all"], wide: Wide, regularization: Regularization, generator: torch.Generator
+) -> Float[Tensor, ""]:
+    units = sums.shape[-1] - wide.nuisance - wide.levels
+    order, others = torch.randperm(units, generator=generator), torch.arange(units, sums.shape[-1])
+    a, b = (torch.cat([half, others]) for half in (order[: units // 2], order[units // 2 :]))
+    cross = sums[:, a][..., b][:, None, : len(a) - wide.levels, : len(b) - wide.levels]
+    parts = Sums(cross, sums[:, a][..., a], sums[:, b][..., b])
+    return correlations(parts, wide.nuisance, regularization, 1).correlation[0, 0]
