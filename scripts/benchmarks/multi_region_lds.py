@@ -74,7 +74,8 @@ def run() -> list[dict[str, Any]]:
         plain.append(seconds(activity, "lds", latents=LATENTS))
         ours.append(seconds(activity, "multi_region_lds", **regional))
         lagged.append(seconds(activity, "multi_region_lds", max_lag=3, **regional))
-    size = f"multi_region_lds, {TRIALS} trials x {BINS} bins x {UNITS} units, 2 x {LATENTS // 2} latents, {PASSES} passes"
+    regions_by_latents = f"2 x {LATENTS // 2} latents"
+    size = f"multi_region_lds, {TRIALS} trials x {BINS} bins x {UNITS} units, {regions_by_latents}, {PASSES} passes, s"
     # The first of each is left out: imports and first allocations are not the fit's.
     return [
         row(f"{size}: at most {MOST} times lds", ours[1:], plain[1:], 1 / MOST),

@@ -13,7 +13,7 @@ from tests.models.lds_world import rises
 from tests.models.multi_region_lds_world import batch, build, draw, fit, influence, layout, world
 
 
-def activity(units: dict[str, int], trials: int = 20, bins: int = 30, counts: bool = False) -> np.ndarray:
+def activity(units: dict[str, int], trials: int = 20, bins: int = 15, counts: bool = False) -> np.ndarray:
     return draw(world(0, units, (("A", "B"),)), 1, trials, bins, counts)
 
 
@@ -36,22 +36,22 @@ def silent(counts: bool) -> Batch:
 
 def fewer_trials_than_units(counts: bool) -> Batch:
     units = {"A": 20, "B": 15}
-    return batch(activity(units, trials=4, bins=15, counts=counts), layout(units, counts))
+    return batch(activity(units, trials=4, counts=counts), layout(units, counts))
 
 
 def unequal(counts: bool) -> Batch:
-    units = {"A": 60, "B": 2, "C": 5}
+    units = {"A": 40, "B": 2, "C": 5}
     return batch(activity(units, trials=12, counts=counts), layout(units, counts))
 
 
 def one_trial(counts: bool) -> Batch:
     units = {"A": 6, "B": 5}
-    return batch(activity(units, trials=1, bins=120, counts=counts), layout(units, counts))
+    return batch(activity(units, trials=1, bins=60, counts=counts), layout(units, counts))
 
 
 def ragged(counts: bool) -> Batch:
     units = {"A": 6, "B": 5}
-    lengths = [30, 1, 2, 17, 30, 5, 9, 30, 3, 22, 30, 30, 1, 30, 12, 30, 30, 30, 8, 30]
+    lengths = [15, 1, 2, 12, 15, 5, 9, 15, 3, 11, 15, 15, 1, 15, 12, 15, 15, 15, 8, 15]
     return batch(activity(units, counts=counts), layout(units, counts), lengths)
 
 
@@ -79,7 +79,7 @@ def test_stays_finite_and_never_falls(make: Any, config: dict[str, Any]) -> None
     counts = "emissions" in config
     data = make(counts)
     model = build(data.layout, latents=3, **config)
-    assert rises(fit(model, [data], 4 if counts else 15))
+    assert rises(fit(model, [data], 3 if counts else 15))
     for name, value in model.state_dict().items():
         assert bool(value.isfinite().all()), name
     latents = model.latents(data)
