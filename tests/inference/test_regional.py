@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from lvmzoo.inference.count_expectations import count_expectations
-from lvmzoo.inference.emissions import CountEmissions, GaussianEmissions
+from lvmzoo.inference.emissions import CountEmissions, Emissions, GaussianEmissions
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments, expectations, log_likelihood, smoothed_means
 from lvmzoo.inference.maximization import Constraints
 from lvmzoo.inference.regional_canonical import regional_canonical
@@ -204,7 +204,7 @@ def test_one_region_is_a_plain_system(counts: bool, channels: int) -> None:
         0.3 * A, identity, A[0], identity, 0.3 * C, 0.1 * d, d.abs() + 0.5, *((B, 0.1 * D) if channels else ())
     )
     activity, valid, observed = data(3, counts=counts, missing=True)
-    emissions = CountEmissions(poisson=True) if counts else GaussianEmissions([(slice(0, 9), False)])
+    emissions: Emissions = CountEmissions(poisson=True) if counts else GaussianEmissions([(slice(0, 9), False)])
     moments = emissions.expectations(model, activity, valid, observed, inputs)
     ours = maximize_regional(emissions, model, moments, structure.regions, structure.allowed, shown)
     plain = emissions.maximize(model, moments, Constraints())
