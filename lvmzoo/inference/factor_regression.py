@@ -20,7 +20,7 @@ from lvmzoo.inference.shared_variance import number_of_latents
 __all__ = ["explained_by_factors", "number_of_factors", "solve_factors"]
 
 FLOOR = 1e-6  # smallest private variance, per the mean variance of the units
-SEARCH = (50, 1e-8)  # iterations and tolerance of the maximum of the likelihood
+SEARCH = (200, 1e-9)  # iterations and tolerance of the maximum of the likelihood
 
 
 def number_of_factors(
@@ -38,14 +38,11 @@ def number_of_factors(
     """
     if training.shape[1] < 2:
         return 1
-    starts: list[Tensor | None] = [None] * len(training)
-
     def score(number: int) -> float:
         nats = 0.0
         for fold, (scatter, held) in enumerate(zip(training, held_out, strict=True)):
             covariance = scatter / bins[fold]
-            loadings, noise = maximum_likelihood(covariance, number, _floor(covariance), starts[fold], 30, 1e-7)
-            starts[fold] = noise
+            loadings, noise = maximum_likelihood(covariance, number, _floor(covariance), None, *SEARCH)
             root = torch.linalg.cholesky(loadings @ loadings.T + torch.diag(noise))
             determinant = held_bins[fold] * (len(noise) * math.log(2 * math.pi) + 2 * root.diagonal().log().sum())
             nats -= 0.5 * float(determinant + (torch.cholesky_inverse(root) * held).sum())

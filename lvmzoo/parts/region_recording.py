@@ -20,6 +20,7 @@ __all__ = ["RegionRecording", "Windows"]
 
 ENTRIES = 50_000_000  # of rows x columns; of more data, evenly spread bins are used
 DRIFT_TERMS = 4
+LAG_FOLDS = 5  # regressions on long windows are many and large
 CELL = 4  # trials of one condition in one block, on average, at least
 ENOUGH = 1000.0  # different permutations, at least
 
@@ -100,7 +101,8 @@ class RegionRecording:
         Parameters
         ----------
         wanted : regions, and the lags of their windows.
-        drift : scale the regions alike, and add columns of slow drift over the session, to be taken out.
+        drift : scale the regions alike, and add columns of slow drift over the session, to be taken out; neighboring
+            folds are joined to at most five.
         """
         usable = self.valid.clone()
         for region, lags in wanted:
@@ -110,7 +112,9 @@ class RegionRecording:
         stride = math.ceil(int(usable.sum()) * width / ENTRIES)
         if stride > 1:
             usable &= torch.arange(usable.shape[1], device=usable.device) % stride == 0
-        if len(self.fold[usable].unique()) < 2:
+        folds = min(self.folds, LAG_FOLDS) if drift else self.folds
+        fold = self.fold[usable] * folds // self.folds
+        if len(fold.unique()) < 2:
             return None
         trial, _ = usable.nonzero(as_tuple=True)
         place = (trial + 0.5) / max(self.trials, 1)
@@ -130,7 +134,7 @@ class RegionRecording:
                 columns[region, lag] = torch.arange(position, position + activity.shape[2], device=part.device)
                 position += activity.shape[2]
         group = None if self.group is None else self.group[usable]
-        rows = Rows(torch.cat(parts, 1), trial, self.fold[usable], self.folds, group, self.groups)
+        rows = Rows(torch.cat(parts, 1), trial, fold, folds, group, self.groups)
         return Windows(rows, columns, spans, slice(0, terms), usable)
 
     def exchanged(self, usable: Bool[Tensor, "trial bin"], generator: torch.Generator) -> Int[Tensor, " row"]:

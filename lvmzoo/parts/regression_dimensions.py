@@ -156,4 +156,4 @@ def _with_zero(lags: Sequence[int]) -> tuple[int, ...]:
 
 def outwards(bounds: tuple[float, float], value: float) -> tuple[float, float]:
     """Return whole numbers beyond the bounds, and beyond the value."""
-    return min(math.floor(bounds[0]), value), max(math.ceil(bounds[1]), value)
+    return min(float(math.floor(bounds[0])), value), max(float(math.ceil(bounds[1])), value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from lvmzoo.findings import Claim, Progress, Question
 from lvmzoo.inference.nulls import bootstrap
@@ -26,19 +26,23 @@ def source_claims(
     if windows is None:
         return []
     scatter = windows.rows.scatter()
-    measured = {source: Measured(unique_contribution(scatter, windows, route, source)) for source in route.sources}
+    # Exchanging a region leaves the others as they are.
+    without = {source: _without(scatter, windows, route, source) for source in route.sources}
+    everything = _best(scatter, windows, route, route.sources)
+    measured = {source: Measured(everything - without[source]) for source in route.sources}
     draws = questions.permutations if recording.can_exchange else 0
     for draw in range(draws):
         progress("what each source region adds", draw / draws)
         for source in route.sources:
             rows = recording.exchanged(windows.usable, generator)
             chance = windows.rows.exchanged(windows.spans[source], rows)
-            measured[source].null.append(unique_contribution(chance, windows, route, source))
+            measured[source].null.append(_best(chance, windows, route, route.sources) - without[source])
     for _ in range(questions.resamples if recording.trials > 1 else 0):
         times = torch.bincount(bootstrap(recording.trials, generator), minlength=recording.trials)
         again = windows.rows.resampled(times.to(scatter.bins))
+        everything = _best(again, windows, route, route.sources)
         for source in route.sources:
-            measured[source].resamples.append(unique_contribution(again, windows, route, source))
+            measured[source].resamples.append(everything - _without(again, windows, route, source))
     ps = corrected(list(measured.values()))
     claims = []
     for (source, found), p in zip(measured.items(), ps, strict=True):
@@ -63,16 +67,14 @@ def source_claims(
 
 def unique_contribution(scatter: Scatter, windows: Windows, route: Route, source: str) -> float:
     """Return 1 - NSE of the target from all sources less that from all but one, each at its best rank and penalty."""
+    return _best(scatter, windows, route, route.sources) - _without(scatter, windows, route, source)
+
+
+def _without(scatter: Scatter, windows: Windows, route: Route, source: str) -> float:
+    return _best(scatter, windows, route, [name for name in route.sources if name != source])
+
+
+def _best(scatter: Scatter, windows: Windows, route: Route, sources: Sequence[str]) -> float:
+    x = torch.cat([windows.columns[source, lag] for source in sources for lag in route.lags])
     y = windows.columns[route.target, 0]
-    sources = [name for name in route.sources if name != source]
-    return _best(scatter, _joined(windows, route, route.sources), y, route) - _best(
-        scatter, _joined(windows, route, sources), y, route
-    )
-
-
-def _best(scatter: Scatter, x: Int[Tensor, " p"], y: Int[Tensor, " q"], route: Route) -> float:
-    return float(torch.stack([scatter.by_rank(x, y, ridge).mean(0).max() for ridge in route.ridge]).max())
-
-
-def _joined(windows: Windows, route: Route, sources: tuple[str, ...] | list[str]) -> Int[Tensor, " p"]:
-    return torch.cat([windows.columns[source, lag] for source in sources for lag in route.lags])
+    return max(float(scatter.by_rank(x, y, ridge)[:, 1:].mean(0).max()) for ridge in route.ridge)

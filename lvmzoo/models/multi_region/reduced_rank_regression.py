@@ -228,9 +228,9 @@ def _regions(config: ReducedRankRegressionConfig, layout: Layout) -> tuple[tuple
         )
     target = config.target if config.target is not None else free[min(len(free) - 1, 0 if given else 1)]
     sources = tuple(given) if given else tuple(name for name in free if name != target)
-    if not sources or len(set(sources)) < len(sources):
+    if not sources or len(set(sources)) < len(sources) or (config.source is not None and not given):
         raise UserError(
-            f"model.source is {list(sources)}.",
+            f"model.source is {given}.",
             "It names one region or several, each once.",
             f"The session has: {', '.join(names)}.",
         )
