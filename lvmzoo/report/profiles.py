@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvmzoo.findings import Findings, Profile
+from lvmzoo.findings import Findings, Profile, Question
 from lvmzoo.report.style import (
     CATEGORIES,
     HALF,
@@ -38,11 +38,18 @@ _KINDS = ("lag", "time", "rank", "frequency", "trace")
 
 def profile_figures(findings: Findings) -> Iterator[str | Picture]:
     """Draw the profiles of each kind, those of regions with evidence first, at most six of a kind."""
-    strong = {frozenset((c.source, c.target)) for c in findings.claims if c.evidence}
+    found = [claim for claim in findings.claims if claim.evidence]
+    directed = {(claim.source, claim.target) for claim in found if claim.question is Question.DIRECTION}
+    together = {frozenset((claim.source, claim.target)) for claim in found}
+
+    def order(profile: Profile) -> tuple[bool, bool, bool]:
+        way = profile.source, profile.target
+        return way not in directed, frozenset(way) not in together, profile.item != ""
+
     cut = []
     for kind in _KINDS:
         every = [p for p in findings.profiles if p.kind == kind and p.value.size and np.isfinite(p.value).any()]
-        every.sort(key=lambda profile: (frozenset((profile.source, profile.target)) not in strong, profile.item != ""))
+        every.sort(key=order)
         if len(every) > _MOST:
             cut.append(f"{_MOST} of {len(every)} by {kind}")
         for profile in every[:_MOST]:
@@ -202,6 +209,8 @@ def _caption(profile: Profile) -> str:
             said.append("Nowhere above chance.")
         elif len(above) == len(x):
             said.append("Above chance everywhere.")
+        elif len(above) == 1:
+            said.append(f"Above chance at {amount(x[above[0]], unit)} only.")
         else:
             inside = "" if len(above) == above[-1] - above[0] + 1 else ", not throughout"
             said.append(f"Above chance from {amount(x[above[0]])} to {amount(x[above[-1]], unit)}{inside}.")
