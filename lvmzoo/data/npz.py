@@ -20,7 +20,8 @@ ACTIVITY_KEYS = ("counts", "activity", "residuals", "observations")
 REGION_KEYS = ("region", "regions", "group")
 ID_KEYS = ("unit_id", "unit_ids")
 TRUTH_KEYS = ("latents", "rates")
-RESERVED = {"trial_length_bins", "timestep", "bin_width_s", *ACTIVITY_KEYS, *REGION_KEYS, *ID_KEYS}
+SIZES_KEY = "region_sizes"
+RESERVED = {"trial_length_bins", "timestep", "bin_width_s", SIZES_KEY, *ACTIVITY_KEYS, *REGION_KEYS, *ID_KEYS}
 
 
 def read_npz(path: str | Path, config: DataConfig) -> Recording:
@@ -28,7 +29,8 @@ def read_npz(path: str | Path, config: DataConfig) -> Recording:
 
     The activity is ``counts`` (or ``activity``, ``residuals``, ``observations``): (trials, bins, units), or (bins,
     units) with ``trial_length_bins`` where trials of different lengths follow each other. ``bin_width_s`` gives the bin
-    width, ``region`` or ``group`` the region of each unit, ``timestep`` the bin within its trial (so that trials may
+    width, ``region`` or ``group`` the region of each unit (or ``region_sizes`` how many units, in their order, each of
+    "region_1", "region_2" and so on has), ``timestep`` the bin within its trial (so that trials may
     have gaps). Of all other arrays, those with one row a bin are behavior, those with one value a trial are trial
     columns.
 
@@ -65,6 +67,8 @@ def read_npz(path: str | Path, config: DataConfig) -> Recording:
             "Name the array 'activity' if it is a continuous signal.",
         )
     regions = next((stored[name] for name in REGION_KEYS if name in stored), None)
+    if regions is None and SIZES_KEY in stored:
+        regions = _numbered_regions(path, stored[SIZES_KEY], values.shape[1])
     ids = next((stored[name] for name in ID_KEYS if name in stored), None)
     columns: dict[str, np.ndarray] = {}
     rows: dict[str, np.ndarray] = {}
@@ -134,6 +138,17 @@ def _activity_key(path: Path, stored: Mapping[str, np.ndarray], signal: str | No
         f"One of them must be the activity, named {', '.join(ACTIVITY_KEYS)}.",
         "Rename it, or say which it is with data.signal=NAME.",
     )
+
+
+def _numbered_regions(path: Path, sizes: np.ndarray, units: int) -> np.ndarray:
+    """Return the region of each unit from the sizes of regions; raises UserError unless they add up."""
+    if sizes.dtype.kind not in "iu" or sizes.ndim != 1 or sizes.min(initial=1) < 1 or sizes.sum() != units:
+        raise UserError(
+            f"{path.name}: {SIZES_KEY} is {sizes.tolist()}, and there are {units} units.",
+            "It holds the number of units of each region, positive whole numbers that add up to the number of units.",
+            "Write it again, or name the region of each unit in an array 'region'.",
+        )
+    return np.repeat([f"region_{number + 1}" for number in range(len(sizes))], sizes)
 
 
 def _check_shape(path: Path, key: str, values: np.ndarray, lengths: np.ndarray) -> None:

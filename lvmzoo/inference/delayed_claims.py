@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,10 +17,10 @@ from lvmzoo.inference.nulls import bootstrap
 
 __all__ = ["Draws", "Tested", "fisher_draws", "resampled", "test_delays"]
 
-PASSES = 120  # of a fit to all trials at most
-GAIN = 0.01  # nats over five steps below which it is over
-QUICK = 14  # passes of a refit to resampled trials: it begins near its end
-ROUNDS = 3  # of searching for a higher likelihood from where refits without a delay went
+PASSES = 60  # of a fit to all trials at most
+GAIN = 0.05  # nats over five steps below which it is over
+CLOSE = 10.0  # twice the log of a likelihood ratio, below which the fit with all delays is looked for once more
+QUICK = 12  # passes of a refit to resampled trials: it begins near its end
 FISHER_DRAWS = 1000
 
 
@@ -46,21 +45,15 @@ def test_delays(
     """
     full, highest = refine(model, data, counts, PASSES, GAIN)
     cases = [(a, b, j) for a, b in pairs for j in range(model.across)]
-    likelihoods: dict[tuple[int, int, int], float] = {}
-    for _ in range(ROUNDS):
-        better, before = None, highest
-        for number, case in enumerate(cases):
-            null, reached = _without(full, data, counts, case)
-            likelihoods[case] = max(reached, likelihoods.get(case, -math.inf))
+    found: dict[tuple[int, int, int], float] = {}
+    for number, case in enumerate(cases):
+        null, found[case] = _without(full, data, counts, case)
+        if 2 * (highest - found[case]) < CLOSE:
             again, above = refine(null, data, counts, PASSES, GAIN)
             if above > highest:
-                better, highest = again, above
-            progress((number + 1) / len(cases))
-        if better is not None:
-            full = better
-        if highest - before < 10 * GAIN:
-            break
-    return Tested(full, {case: max(0.0, 2 * (highest - value)) for case, value in likelihoods.items()})
+                full, highest = again, above
+        progress((number + 1) / len(cases))
+    return Tested(full, {case: max(0.0, 2 * (highest - value)) for case, value in found.items()})
 
 
 def _without(

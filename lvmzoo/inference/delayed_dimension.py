@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvmzoo.inference.delayed_beginning import fit_anew
 from lvmzoo.inference.delayed_expectations import log_likelihood
-from lvmzoo.inference.delayed_fit import Recordings, fit_anew
+from lvmzoo.inference.delayed_fit import Recordings
 from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
 from lvmzoo.inference.maximization import noise_floor
 from lvmzoo.inference.shared_variance import FoldMoments, cross_validate

@@ -7,7 +7,7 @@ slowly; quasi-Newton steps on the likelihood do that. The box matters: a timesca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,15 +16,12 @@ from torch import Tensor, nn
 
 from lvmzoo.inference.delayed_expectations import Sums, expectations
 from lvmzoo.inference.delayed_processes import DelayedProcesses
-from lvmzoo.inference.delayed_start import Start, starting_processes
 from lvmzoo.inference.gaussian_process import GaussianProcess
 from lvmzoo.inference.gaussian_process import Sums as ReadoutSums
 from lvmzoo.inference.gaussian_process_fit import gradient, smallest_noise, solve_readout
 from lvmzoo.inference.gaussian_process_search import Search
-from lvmzoo.inference.lagged_moments import LaggedMoments, Recorded, lagged_moments
-from lvmzoo.inference.maximization import noise_floor
 
-__all__ = ["DelayedFitting", "Recordings", "fit_anew", "free_delays", "moments_of", "refine", "start_of"]
+__all__ = ["EM_PASSES", "DelayedFitting", "Recordings", "free_delays", "refine"]
 
 EM_PASSES = 8
 LARGEST_STEP = 0.5  # of a log timescale, of a log private variance, and of a delay in timescales, in one pass
@@ -32,7 +29,6 @@ DAMPING = 1e-3  # of the information, so that what the data do not tell stays wh
 SHORTEST_BINS = 0.3  # timescale; below it neighboring bins are independent
 LONGEST_TRIALS = 4.0  # timescale; above it a process is constant within trials
 HALVINGS = 3  # of a step that made the likelihood fall, before it is given up
-LONGEST_LAG = 40  # bins at which starting values look for delays
 STRETCH = 5  # accepted steps of the search over which its gain is judged
 
 
@@ -287,39 +283,6 @@ def refine(
                 break
             before = float(reached) * bins
     return fitting.accepted(model), float(fitting.best) * bins
-
-
-def fit_anew(
-    data: Recordings, regions: Sequence[slice], across: int, within: int, counts: bool, passes: int, gain: float
-) -> DelayedProcesses:
-    """Fit one session from its own starting values; see ``refine`` for the last two parameters."""
-    moments = moments_of(data)
-    start = start_of(data, moments, regions, across, within, counts)
-    model = DelayedProcesses(*start[:3], moments.mean, start.noise, tuple(regions))
-    return refine(model, data, counts, passes, gain, EM_PASSES)[0]
-
-
-def moments_of(data: Recordings) -> LaggedMoments:
-    """Return the moments that starting values need: at lags up to half the longest trial."""
-    trials, bins, units = data.activity.shape
-    lags = 1 + min(bins // 2, LONGEST_LAG)
-    recorded = Recorded(*data, torch.arange(trials, device=data.valid.device))
-    return lagged_moments(lambda: [recorded], units, lags)
-
-
-def start_of(
-    data: Recordings,
-    moments: LaggedMoments,
-    regions: Sequence[slice],
-    across: int,
-    within: int,
-    counts: bool,
-    shared: Start | None = None,
-) -> Start:
-    """Return starting values of one session."""
-    floor = noise_floor(moments.covariance[0].diagonal(), counts)
-    longest = float(data.valid.sum(1).max()) / 2
-    return starting_processes(moments, regions, across, within, floor, longest, shared)
 
 
 def _of_units(model: DelayedProcesses) -> GaussianProcess:

@@ -81,6 +81,7 @@ class Features:
         self.of: list[Float[Tensor, "row bin own"]] = []  # of each process; a row is a region that sees it
         self.slices: list[slice] = []  # of each process among all features
         self._dense: dict[int, tuple[Tensor, Tensor]] = {}
+        self._frequencies: dict[int, Tensor] = {}
         first = 0
         for latent in range(len(model.timescales)):
             values = self._make(latent, model.delays[:, latent] if latent < across else model.delays.new_zeros(1))
@@ -121,7 +122,7 @@ class Features:
             return self._root(latent, tau, delays)
         w, power, _ = spectrum(tau, circle, 1 - model.nugget, model.timescales)
         angle = (torch.arange(bins).to(w) - delays[:, None])[..., None] * w
-        scale = power.sqrt()
+        self._frequencies[latent], scale = w, power.sqrt()
         return torch.cat([torch.cos(angle) * scale, torch.sin(angle[..., 1:]) * scale[1:]], -1)
 
     def _root(self, latent: int, tau: float, delays: Float[Tensor, " row"]) -> Float[Tensor, "row bin own"]:
@@ -148,7 +149,7 @@ class Features:
             lags = _lags(self._bins, K.new_zeros(1) if delays is None else delays)
             values = _of_root(K * (lags / tau).square(), inside, len(rows))
         else:
-            w = self._frequencies(latent)
+            w = self._frequencies[latent]
             values = self.of[latent] * (0.5 * (1 - (torch.cat([w, w[1:]]) * tau).square()))
         return Slope(latent, tuple((region, values[row]) for row, region, _ in rows))
 
@@ -162,15 +163,10 @@ class Features:
             derivative[here] += pull[here]
             derivative[:, here] -= pull[:, here]
             return Slope(latent, tuple(enumerate(_of_root(derivative, inside, len(model.delays)))))
-        w = self._frequencies(latent)
+        w = self._frequencies[latent]
         cosines, sines = self.of[latent][region].split([len(w), len(w) - 1], 1)
         turned = torch.cat([cosines[:, :1] * 0.0, sines * w[1:], -cosines[:, 1:] * w[1:]], 1)
         return Slope(latent, ((region, turned),))
-
-    def _frequencies(self, latent: int) -> Float[Tensor, " frequency"]:
-        model = self._model
-        span = _span(model.delays[:, latent]) if latent < model.across else 0
-        return spectrum(float(model.timescales[latent]), self._bins + span, 1.0, model.timescales)[0]
 
 
 def features_of(timescale: float, bins: int, delays: Float[Tensor, " row"]) -> int:

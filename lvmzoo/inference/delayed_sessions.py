@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from lvmzoo.inference.delayed_beginning import moments_of, start_of
 from lvmzoo.inference.delayed_dimension import RegionalData
-from lvmzoo.inference.delayed_fit import moments_of, start_of
 from lvmzoo.inference.delayed_processes import DelayedProcesses
 
 __all__ = ["start_together"]

@@ -192,7 +192,7 @@ class _Session:
                 p=p,
                 null=null_summary(found.null) if tested else None,
                 interval=_around(value, interval(samples)) if resamples else None,
-                evidence=p < LEVEL if p is not None and resamples else None,
+                evidence=p <= LEVEL if p is not None and resamples else None,
                 note=note,
             )
         return claims
@@ -259,7 +259,7 @@ class _Session:
             if trials < FEWEST_TRIALS:
                 note = f"too short to tell: {trials} trials"
             else:
-                evidence = p < LEVEL
+                evidence = p <= LEVEL
             claims[one, other, latent] = Claim(
                 Question.DELAY,
                 *self._names(pair),

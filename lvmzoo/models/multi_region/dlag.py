@@ -364,7 +364,7 @@ def _at_valid(values: Tensor, batch: Batch) -> Tensor:
 
 
 def _tiny(layout: Layout) -> Any:
-    return DLAGConfig(across=2, within=1, folds=2, permutations=19, resamples=10)
+    return DLAGConfig(across=1, within=1, folds=2, permutations=19, resamples=5)
 
 
 register(
