@@ -215,7 +215,7 @@ def _dimensions(claim: Claim) -> str:
         return f"The number of dimensions between {claim.source} and {claim.target} cannot be told"
     text = f"{claim.source} to {claim.target}: {claim.value:g} dimension{'s' * (claim.value != 1)}, {claim.statistic}"
     if claim.interval is not None:
-        text += f" (95 % of resamples: {claim.interval[0]:g} to {claim.interval[1]:g})"
+        text += f" (95 % of resamples: {_range(*claim.interval)})"
     return f"{text}{_control(claim)}"
 
 

@@ -1,22 +1,21 @@
-"""Figures of the whole run: learning curves, and how prediction between regions grows with rank."""
+"""Figures of the whole run: learning curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from lvmzoo.models.base import GradientModel
-from lvmzoo.report.style import HALF, INK, MUTED, PARTS, PREDICTED, THIRD, Picture, picture
+from lvmzoo.report.style import HALF, MUTED, PARTS, THIRD, Picture, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lvmzoo.run import Run
 
-__all__ = ["learning_curves", "rank_curve"]
+__all__ = ["learning_curves"]
 
 _CLOCK = ("epoch", "step", "seconds")
 _NAMES = {
@@ -82,45 +81,3 @@ def _curve(quantity: str, clock: str, lines: dict[str, pd.DataFrame], width: flo
 
 def _part_label(part: str) -> str:
     return {"train": "training", "": "value"}.get(part, part)
-
-
-def rank_curve(run: Run) -> Iterator[Picture]:
-    """Draw the cross-validated prediction of the target region by rank, for models that have such a curve."""
-    curve: dict[str, Any] | None = getattr(run.model, "curve", None)
-    if not curve or "explained" not in curve:
-        return
-    mean, error = np.asarray(curve["explained"], float), np.asarray(curve["standard_error"], float)
-    chosen = int(curve["rank"])
-    if not np.isfinite(mean).any():
-        return
-    rank = np.arange(len(mean))
-    best = int(np.nanargmax(mean))
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.axhspan(mean[best] - error[best], mean[best], color=PARTS["train"], alpha=0.10, linewidth=0)
-        axes.errorbar(rank, mean, error, color=PARTS["train"], marker="o", markersize=3.5, elinewidth=1, capsize=0)
-        axes.plot(chosen, mean[chosen], "o", color=PREDICTED, markersize=7, zorder=5)
-        axes.annotate(
-            f"rank {chosen}",
-            (chosen, mean[chosen]),
-            xytext=(9, -14),
-            textcoords="offset points",
-            color=PREDICTED,
-            fontweight="bold",
-        )
-        axes.set_xlabel("rank (predictive dimensions)")
-        axes.set_ylabel("1 - NSE")
-        axes.locator_params(axis="x", integer=True)
-        axes.axhline(0, color=INK, linewidth=0.5)
-
-    yield picture(
-        draw,
-        title="Prediction by rank",
-        caption=(
-            "Cross-validated 1 - NSE on training data, mean and SEM over folds. The band is within one SEM of the best "
-            f"(rank {best}, {mean[best]:.3f}); rank {chosen} was chosen ({mean[chosen]:.3f})."
-        ),
-        alt=f"1 - NSE by rank: best at rank {best} with {mean[best]:.3f}; chosen: rank {chosen}, {mean[chosen]:.3f}.",
-        height=3.0,
-    )

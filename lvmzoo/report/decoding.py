@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -148,10 +148,10 @@ def communication_figures(view: View) -> Iterator[Picture]:
     """Draw what a model that communicates predicts of the target region."""
     model = cast("Communicates", view.run.model)
     for target, sources in list(model.routes.items())[:_MOST_TARGETS]:
-        yield from _predicted(view, " and ".join(sources), target)
+        yield from _predicted(view, sources, target)
 
 
-def _predicted(view: View, source: str, target: str) -> Iterator[Picture]:
+def _predicted(view: View, sources: Sequence[str], target: str) -> Iterator[Picture]:
     actual = view.activity("test")[:, view.layout.region(target)]
     predicted = view.evaluation.predictions("test", target)
     mean = np.nanmean(view.activity("train")[:, view.layout.region(target)], 0)
@@ -174,7 +174,7 @@ def _predicted(view: View, source: str, target: str) -> Iterator[Picture]:
 
     yield picture(
         units,
-        title=f"{source} predicts {target}",
+        title=f"{' and '.join(sources)} predict{'s' if len(sources) == 1 else ''} {target}",
         caption=f"1 - NSE of each unit of {target} on test data, around its training mean; dashed: all units together "
         f"({pooled:.3f}).",
         alt=f"Bar chart of 1 - NSE of each unit of {target}; {pooled:.3f} for all together.",
@@ -198,8 +198,8 @@ def _predicted(view: View, source: str, target: str) -> Iterator[Picture]:
     yield picture(
         traces,
         title=f"Predicted and actual activity of {target}",
-        caption="Gray: recorded; orange: predicted from the source region. A stretch of test data; the units that vary "
-        "most in the training data.",
+        caption=f"Gray: recorded; orange: predicted from {' and '.join(sources)}. A stretch of test data; the units "
+        "that vary most in the training data.",
         alt=f"Predicted against recorded activity of {len(chosen)} units of {target}.",
         width=WIDE,
         height=0.95 * len(chosen) + 0.6,

@@ -108,7 +108,7 @@ def write_report(run: Run, path: Path, evaluations: Sequence[Evaluation] | None 
 
 
 def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    from lvmzoo.report.curves import learning_curves, rank_curve
+    from lvmzoo.report.curves import learning_curves
     from lvmzoo.report.view import used_behavior
 
     sessions = [evaluation.session for evaluation in evaluations]
@@ -122,8 +122,6 @@ def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             )
         else:
             curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
-    ranked = any(profile.kind == "rank" for found in run.findings.values() for profile in found.profiles)
-    rank = Section("rank", "Choice of the rank").draw(lambda: iter(()) if ranked else rank_curve(run))
     pages = [_session(run, evaluation, number) for number, evaluation in enumerate(evaluations[:_MOST_SESSIONS])]
     pages = pages or [_saved(run, name, number) for number, name in enumerate([*run.findings][:_MOST_SESSIONS])]
     names = list(dict.fromkeys(score.session for score in run.scores))
@@ -138,7 +136,7 @@ def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         "reference": reference,
         "highlights": text.highlights(_of(run.scores, names[0]), used_behavior(run)) if names else [],
         "tables": [(name, text.rows(_of(run.scores, name))) for name in names],
-        "whole": [section for section in (curve, rank) if not section.empty],
+        "whole": [section for section in (curve,) if not section.empty],
         "sessions": pages,
         "hidden_sessions": [session.layout.session for session in sessions[_MOST_SESSIONS:]],
         "config": text.config_text({"experiment": run.experiment})[len("experiment:\n") :],

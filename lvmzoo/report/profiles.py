@@ -77,7 +77,7 @@ def _title(profile: Profile) -> str:
     titles: Mapping[str, str] = {
         "lag": f"{source} and {target} by lag",
         "time": f"{source} and {target}, each time against each",
-        "rank": f"{arrow} by number of dimensions",
+        "rank": f"{source} to {target} by number of dimensions",
         "frequency": f"{arrow} by frequency",
         "trace": f"{arrow} over the trial",
     }
@@ -191,14 +191,14 @@ def _caption(profile: Profile) -> str:
     unit, best = _unit(label), int(np.nanargmax(profile.value))
     said: list[str] = []
     chosen: list[float] = []
-    if profile.kind == "lag":
+    if profile.kind == "lag" and "ositive" not in profile.note:
         said.append(f"At lags above zero {profile.target} follows {profile.source}.")
     if profile.kind == "rank":
         chosen = [place for name, place in profile.marks.items() if name.startswith("1-SE")]
         if chosen:
             rule = f"{chosen[0]:g} is the least within one standard error of it"
             said.append(f"Best with {amount(x[best])} ({amount(profile.value[best])}); {rule}.")
-    if len(said) == (profile.kind == "lag"):
+    if not chosen:
         said.append(f"Largest at {amount(x[best], unit)} ({amount(profile.value[best])}).")
     if profile.low is not None and "standard error" not in profile.note:
         bars = "Bars are standard errors." if chosen else "Bars are 95 % intervals."
@@ -234,7 +234,11 @@ def _map(figure: Figure, profile: Profile) -> None:
     if high > low:
         axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_aspect("equal", adjustable="box", anchor="NW")
-    axes.set(xlabel=f"{profile.source}: {row_label}", ylabel=f"{profile.target}: {column_label}")
+    named = f" in {profile.source} " in row_label and f" in {profile.target} " in column_label
+    axes.set(
+        xlabel=row_label if named else f"{profile.source}: {row_label}",
+        ylabel=column_label if named else f"{profile.target}: {column_label}",
+    )
     scale_bar(axes, _axis_name(profile.statistic), (0.0, top), heat_map(), circular=False)
 
 
@@ -253,10 +257,10 @@ def _map_caption(profile: Profile) -> str:
         return said
     if not over.any():
         return f"{said} Nowhere above chance."
-    later = columns[None, :] > rows[:, None]
-    earlier = columns[None, :] < rows[:, None]
+    later = int((over & (columns[None, :] > rows[:, None])).sum())
+    earlier = int((over & (columns[None, :] < rows[:, None])).sum())
     return (
-        f"{said} Outlined: above chance (95th percentile), {100 * over.mean():.0f} % of the map; "
-        f"{int((over & later).sum())} pairs of times with {profile.target} later, {int((over & earlier).sum())} with "
-        f"{profile.source} later."
+        f"{said} Outlined: above chance (95th percentile), {100 * over.mean():.0f} % of the map, in {later} "
+        f"pair{'' if later == 1 else 's'} of times with {profile.target} later and in {earlier} with {profile.source} "
+        "later."
     )

@@ -269,7 +269,7 @@ def test_a_map_counts_what_is_above_chance_on_each_side_of_the_diagonal():
         "time", "A", "B", "correlation", {"time (s)": time, "time (s) ": time}, value, null=np.full((4, 4), 0.1)
     )
     (figure,) = pictures(profile)
-    assert "19 % of the map; 2 pairs of times with B later, 1 with A later" in figure.caption
+    assert "19 % of the map, in 2 pairs of times with B later and in 1 with A later." in figure.caption
     (figure,) = pictures(dataclasses.replace(profile, null=None))
     assert "Outlined" not in figure.caption
     (figure,) = pictures(dataclasses.replace(profile, value=np.zeros((4, 4))))

@@ -193,15 +193,6 @@ def test_colors_differ_and_are_readable_on_white():
     assert len({str(color) for color in palette(16)}) == 16
 
 
-def test_rank_curve_marks_the_choice():
-    run = make_run([reach_session()])
-    assert list(curves.rank_curve(run)) == []
-    run.model.curve = {"explained": [0.0, 0.1, 0.12, 0.11], "standard_error": [0, 0.01, 0.01, 0.01], "rank": 1}
-    (figure,) = curves.rank_curve(run)
-    assert "rank 2, 0.120" in figure.caption
-    assert "rank 1 was chosen (0.100)" in figure.caption
-
-
 def test_long_noisy_histories_are_smoothed_and_bounded_in_size():
     run = make_run([reach_session()])
     steps = np.arange(20_000)
