@@ -142,7 +142,9 @@ def _noted(clauses: Mapping[str, None], said: Mapping[str, None]) -> str:
 
 
 def _tail(note: str) -> str:
-    return f" {note[0].upper()}{note[1:].rstrip('.')}." if note else ""
+    """Return a note as a sentence; one that begins with the letter p means the p value."""
+    start = note[:1] if note[:2] in ("p:", "p ") else note[:1].upper()
+    return f" {start}{note[1:].rstrip('.')}." if note else ""
 
 
 def _range(low: float, high: float) -> str:

@@ -65,8 +65,8 @@ MEASURED = {"interval": (0.35, 0.45), "null": (0.01, 0.08), "p": 0.00497}
             "the share of the shared variance in latents that it leads.",
         ),
         (
-            claim("communication", 0.25, item="beyond V3", statistic="1 - NSE"),
-            "V1 and V2 share activity: 1 - NSE 0.25 beyond V3.",
+            claim("communication", 0.25, item="beyond V3", statistic="1 - NSE", note="p: of the largest"),
+            "V1 and V2 share activity: 1 - NSE 0.25 beyond V3. p: of the largest.",
         ),
         (
             claim("direction", 0.001, False, p=1.0),

@@ -153,7 +153,7 @@ def _mark(axes: Axes, profile: Profile, name: str, place: float, label: str) -> 
     known = np.isfinite(profile.value)
     height = float(np.interp(place, x[known], profile.value[known]))
     axes.plot(place, height, "o", color=PREDICTED, markersize=6.5, zorder=5)
-    right = place > x.min() + 0.6 * (x.max() - x.min())
+    right = place > x.min() + 0.7 * (x.max() - x.min())
     bottom, top = axes.get_ylim()
     below = profile.kind == "rank" and height > bottom + 0.25 * (top - bottom)
     axes.annotate(
