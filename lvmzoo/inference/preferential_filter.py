@@ -258,7 +258,8 @@ class Passed(NamedTuple):
             total += 0.5 * ((c @ stretch.rows("filtered", c)) * c).sum((0, 2))
             constant = stretch.told.units * math.log(2 * math.pi) + stretch.told.log_determinant
             constant += stretch.gains.log_determinant
-            total -= 0.5 * constant * (self.lengths - stretch.start).clamp(0, stretch.stop - stretch.start)
+            reached = (self.lengths - stretch.start).clamp(0, stretch.stop - stretch.start)
+            total -= 0.5 * constant * reached.to(total)
         return total
 
 
