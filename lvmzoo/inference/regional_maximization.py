@@ -1,4 +1,4 @@
-r"""The M-step of a linear dynamical system whose latents belong to regions, and EM from given parameters.
+r"""The M-step of a linear dynamical system whose latents belong to regions.
 
 With the noise of the regions independent, and the same zeros in all rows of a region, the rows of regions decouple
 exactly: :math:`A_{i,S} = E[x^i_{t+1} s_t'] E[s_t s_t']^{-1}` over the elements S of the state that may act on region i.
@@ -18,51 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.batch import Batch
 from lvmzoo.inference.count_expectations import CountMoments
-from lvmzoo.inference.emissions import Emissions, emissions_of
+from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments
 from lvmzoo.inference.maximization import floored, least_norm, solve_initial
-from lvmzoo.inference.regional_structure import shown_latents
 
-__all__ = ["maximize_regional", "regional_fit", "solve_regional_dynamics", "within_regions"]
+__all__ = ["maximize_regional", "solve_regional_dynamics", "within_regions"]
 
 SWEEPS = 3  # of the blocks of low rank, and of the noise that weighs them, in a pass
-
-
-def regional_fit(
-    parameters: LinearGaussian,
-    batch: Batch,
-    regions: Mapping[str, slice],
-    allowed: Bool[Tensor, "state state"],
-    passes: int,
-    *,
-    emissions: Emissions | None = None,
-    inputs: Float[Tensor, "trial bin channel"] | None = None,
-    rank: int | None = None,
-    columns: Mapping[str, Int[Tensor, " _column"]] | None = None,
-) -> tuple[LinearGaussian, float]:
-    """Return the parameters after some passes of EM over one session, and their log-likelihood (or bound) in nats.
-
-    Parameters
-    ----------
-    parameters : to start from; what is not free of their dynamics, noise and readout stays as it is.
-    batch : trials of the session.
-    regions : rows of the state that are the present latents of each region.
-    allowed : elements of the dynamics that are free, the same columns for all rows of a region.
-    passes : of EM, zero or more.
-    emissions : how latents show in the activity; None: with Gaussian noise.
-    inputs : known inputs, less their mean over the training data, where the parameters have a drive.
-    rank : of what each region receives from each other one; None: full.
-    columns : of a rank, the elements of the state through which each region acts on others.
-    """
-    kind = emissions_of("gaussian", [batch.layout]) if emissions is None else emissions
-    data = (batch.activity, batch.valid, batch.observed, inputs)
-    shown = shown_latents(regions, [batch.layout], len(parameters.dynamics))
-    for _ in range(passes):
-        moments = kind.expectations(parameters, *data)
-        parameters = maximize_regional(kind, parameters, moments, regions, allowed, shown, rank, columns)
-    return parameters, float(kind.log_likelihood(parameters, *data).sum())
 
 
 def maximize_regional(

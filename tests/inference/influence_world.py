@@ -11,8 +11,8 @@ from torch import Tensor
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.inference.emissions import Emissions, emissions_of
 from lvmzoo.inference.linear_gaussian import LinearGaussian
-from lvmzoo.inference.regional_maximization import regional_fit
-from lvmzoo.inference.regional_structure import Structure
+from lvmzoo.inference.regional_maximization import maximize_regional
+from lvmzoo.inference.regional_structure import Structure, shown_latents
 from lvmzoo.inference.riccati import stationary_covariance
 
 Edge = tuple[str, str, int]  # source, target, lag
@@ -97,4 +97,14 @@ def fitted(batch: Batch, regions: Structure, passes: int = 20) -> tuple[LinearGa
     Q[: regions.present, : regions.present] = 0.19 * torch.eye(regions.present, dtype=torch.float64)
     noise = (variance - C.square().sum(1)).clamp(min=0.1 * variance.mean())
     start = LinearGaussian(A, Q, C.new_zeros(regions.size), eye, C, mean, noise)
-    return regional_fit(start, batch, regions.regions, regions.allowed, passes)[0], emissions
+    return regional_fit(start, batch, regions, passes), emissions
+
+
+def regional_fit(model: LinearGaussian, batch: Batch, regions: Structure, passes: int) -> LinearGaussian:
+    """Return the parameters after some passes of EM."""
+    emissions = emissions_of("gaussian", [batch.layout])
+    shown = shown_latents(regions.regions, [batch.layout], regions.size)
+    for _ in range(passes):
+        moments = emissions.expectations(model, batch.activity, batch.valid, batch.observed, None)
+        model = maximize_regional(emissions, model, moments, regions.regions, regions.allowed, shown)
+    return model

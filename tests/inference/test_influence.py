@@ -19,10 +19,9 @@ from lvmzoo.inference.influence_study import corrected, shifted_interval
 from lvmzoo.inference.influence_surrogates import chance_of, rearranged
 from lvmzoo.inference.linear_gaussian import LinearGaussian, log_likelihood, smoothed_means
 from lvmzoo.inference.region_channels import apart, region_channels
-from lvmzoo.inference.regional_maximization import regional_fit
 from lvmzoo.inference.sampling import draw_trials
 from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations
-from tests.inference.influence_world import Edge, batch_of, fitted, planted, structure
+from tests.inference.influence_world import Edge, batch_of, fitted, planted, regional_fit, structure
 
 pytestmark = pytest.mark.filterwarnings("error")
 FEW = torch.linspace(0, 0.5, 5, dtype=torch.float64)
@@ -157,7 +156,7 @@ def test_refits_move_the_dynamics_as_em_of_the_model_does() -> None:
     model, emissions = fitted(batch, regions, 60)
     channels = region_channels(model, regions, emissions, batch)
     ours, _ = refit(model._replace(**channels.model._asdict()), channels, regions, regions.allowed, 1)
-    theirs, _ = regional_fit(model, batch, regions.regions, regions.allowed, 1)
+    theirs = regional_fit(model, batch, regions, 1)
     torch.testing.assert_close(ours.dynamics, theirs.dynamics, atol=0.02, rtol=0)
     assert float((ours.dynamics - model.dynamics).abs().max()) < 0.05
 
@@ -356,7 +355,7 @@ def test_degenerate_data_give_numbers_or_a_reason(case: str, few_passes: None) -
     batch = dataclasses.replace(batch, activity=activity, observed=observed, layout=layout)
     plain = dataclasses.replace(batch, activity=torch.nan_to_num(activity))
     model, emissions = fitted(plain, regions, 0)
-    model, _ = regional_fit(model, batch, regions.regions, regions.allowed, 10)
+    model = regional_fit(model, batch, regions, 10)
     draws = 19 if case in ("identical", "no variance") else 2
     found = influence(model, regions, emissions, batch, permutations=draws, resamples=2, seed=0)
     for claim in found.claims:
