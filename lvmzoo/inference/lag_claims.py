@@ -18,7 +18,7 @@ from lvmzoo.inference.nulls import interval, null_summary
 __all__ = ["LagClaims"]
 
 CORRELATION = "cross-validated canonical correlation"
-ASYMMETRY = "canonical correlation where it leads less where it follows"
+ASYMMETRY = "asymmetry of the canonical correlation"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class LagClaims:
 
     def _direction(self, said: Said, place: int, pair: tuple[str, str]) -> Claim:
         value = float(said.value[place])
-        note = "feedforward against feedback over all lags; "
+        note = f"the best lag at which {pair[0]} leads less the best at which it follows; "
         return Claim(
             Question.DIRECTION,
             *pair,
@@ -89,14 +89,14 @@ class LagClaims:
             p=self._p(said, place),
             null=null_summary(said.null) if len(said.null) else None,
             evidence=self._evidence(said, place),
-            note=self._note(f"{note}{self._against()}, the maximum over directions and pairs"),
+            note=self._note(f"{note}{self._against()}, the maximum over pairs, given that they share activity"),
         )
 
     def _delay(self, found: Verdict, place: int, pair: tuple[str, str]) -> Claim:
         value = float(found.delay.value[place]) * self.bin_ms
         evidence = self._evidence(found.delay, place)
         low, high = interval(found.delay.resampled[:, place] * self.bin_ms)
-        note = f"peak of the {CORRELATION}, interpolated, above the lag that mirrors it; {self._against()}"
+        note = f"interpolated peak of the {CORRELATION}; one side of lag zero against the other, {self._against()}"
         if evidence is not None and found.height.p[place] > 0.05:
             note = f"the profile is flat: its peak is no higher than chance; {note}"
         elif evidence is False:

@@ -2,9 +2,9 @@
 
 Profiles are taken less their mean over the null, lag by lag: what shared conditions and slow drift alone give (the
 shift predictor of Perkel, Gerstein & Moore 1967, doi:10.1016/S0006-3495(67)86597-4). Every p-value is corrected for all
-lags and pairs of regions by the maximum statistic. A delay is tested by how far the peak stands above the lag that
-mirrors it, a direction by one side of lag zero against the other: what is shared without delay does neither. Both need
-a peak that survives, too.
+lags and pairs of regions by the maximum statistic. Delay and direction are tested by the peak on one side of lag zero
+against the peak on the other, which are alike for what is shared without delay, and need a peak that survives, too:
+that holds the rate of false claims about independent regions at that of the peak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from lvmzoo.inference.lag_draws import LagDraws
 from lvmzoo.inference.nulls import p_value
 
-__all__ = ["Excess", "Said", "Verdict", "around", "asymmetry", "dimensions", "located", "mirrored", "verdict"]
+__all__ = ["Excess", "Said", "Verdict", "around", "asymmetry", "dimensions", "located", "verdict"]
 
 
 class Excess(NamedTuple):
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
     peak: Int[Tensor, " pair"]  # place of the peak among the lags
     height: Said  # of the peak, beyond the null's mean
     delay: Said  # in bins
-    forward: Said  # lags at which the first region leads, less those at which it follows
+    forward: Said  # the peak where the first region leads, less that where it follows
     backward: Said
 
 
@@ -59,13 +59,13 @@ def verdict(draws: LagDraws) -> Verdict:
     observed, null, resampled = first
     places, heights = zip(*map(located, first), strict=True)
     height = Said(heights[0], _largest(heights[1]), heights[2], _against(heights[0], _largest(heights[1])))
-    tilt, widest = _largest(mirrored(null)), _largest(asymmetry(null).abs())
-    delay = Said(places[0], tilt, places[2], torch.maximum(height.p, _against(mirrored(observed), tilt)))
+    sided, chance = asymmetry(observed), asymmetry(null)
     sides = []
     for sign in (1, -1):
-        value = sign * asymmetry(observed)
-        p = torch.maximum(height.p, _against(value, widest))
-        sides.append(Said(value, widest, sign * asymmetry(resampled), p))
+        widest = _largest(sign * chance)
+        p = torch.maximum(height.p, _against(sign * sided, widest))
+        sides.append(Said(sign * sided, widest, sign * asymmetry(resampled), p))
+    delay = Said(places[0], _largest(chance.abs()), places[2], torch.minimum(sides[0].p, sides[1].p))
     return Verdict(excess, observed.argmax(-1), height, delay, *sides)
 
 
@@ -87,18 +87,12 @@ def located(profile: Float[Tensor, "*set lag"]) -> tuple[Float[Tensor, "*set"], 
     return peak.to(profile.dtype) + shift - lags // 2, height
 
 
-def mirrored(profile: Float[Tensor, "*set lag"]) -> Float[Tensor, "*set"]:
-    """Return how far the peak stands above the lag of opposite sign; zero for a peak at lag zero."""
-    height, peak = profile.max(-1)
-    return height - profile.flip(-1).gather(-1, peak[..., None])[..., 0]
-
-
 def asymmetry(profile: Float[Tensor, "*set lag"]) -> Float[Tensor, "*set"]:
-    """Return the mean at positive lags less the mean at negative lags."""
+    """Return the largest value at positive lags less the largest at negative lags: feedforward against feedback."""
     middle = profile.shape[-1] // 2
     if not middle:
         return torch.zeros_like(profile[..., 0])
-    return profile[..., middle + 1 :].mean(-1) - profile[..., :middle].mean(-1)
+    return profile[..., middle + 1 :].amax(-1) - profile[..., :middle].amax(-1)
 
 
 def around(samples: Float[Tensor, " resample"], value: float) -> Float[Tensor, " resample"]:

@@ -93,7 +93,7 @@ class RegionMoments:
         total: Float[Tensor, "lag wide wide"],
         target: str,
         sources: Sequence[str],
-        weights: Sequence[Float[Tensor, "wide pair"]],
+        weights: Sequence[Float[Tensor, "_ pair"]],
         lags: Sequence[int],
     ) -> Float[Tensor, "feature target_unit"]:
         """Return the regression of a region on variates of others.

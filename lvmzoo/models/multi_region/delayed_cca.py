@@ -81,7 +81,7 @@ class DelayedCCAConfig:
     @property
     def amounts(self) -> list[float]:
         """Amounts of the regularization that is chosen."""
-        return self.shrinkage if self.regularization == "shrinkage" else self.variance_kept
+        return [float(a) for a in (self.shrinkage if self.regularization == "shrinkage" else self.variance_kept)]
 
 
 class Products(NamedTuple):

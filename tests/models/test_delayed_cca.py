@@ -1,0 +1,270 @@
+"""Delayed CCA: planted lags, directions and dimensions of two and three regions, and data that are hard on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lvmzoo.batch import Batch
+from lvmzoo.errors import UserError
+from lvmzoo.findings import Claim, Findings, Question
+from lvmzoo.models.multi_region.delayed_cca import DelayedCCA, DelayedCCAConfig
+from tests.models import regions_world
+
+SMALL = {"max_lag_bins": 6, "permutations": 29, "resamples": 10, "time_points": 0, "shrinkage": [0.1]}
+
+
+def fit(*batches: Batch, **config: Any) -> DelayedCCA:
+    model = DelayedCCA(DelayedCCAConfig(**{**SMALL, **config}), [batch.layout for batch in batches])
+    model.prepare(batches)
+    found = [model.statistics(batch) for batch in batches]
+    model.update(type(found[0])(*(sum(leaf) for leaf in zip(*found, strict=True))))
+    return model
+
+
+def ask(batch: Batch, **config: Any) -> Findings:
+    return fit(batch, **config).findings(batch, 0)
+
+
+def claim(found: Findings, question: Question, source: str = "A", target: str = "B") -> Claim:
+    (one,) = [c for c in found.claims if (c.question, c.source, c.target) == (question, source, target)]
+    return one
+
+
+def with_activity(batch: Batch, change: Any) -> Batch:
+    activity = batch.activity.clone()
+    change(activity)
+    return replace(batch, activity=activity)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_planted_lag_direction_and_dimensions(counts: bool) -> None:
+    found = ask(regions_world.coupled(0, 4, trials=100, units=(9, 8), counts=counts, ragged=True))
+    assert claim(found, Question.COMMUNICATION).evidence
+    delay = claim(found, Question.DELAY)
+    assert delay.evidence
+    assert delay.value == pytest.approx(80.0, abs=6.0)
+    assert delay.interval is not None
+    assert delay.interval[0] > 40
+    assert delay.interval[1] < 120
+    assert "B follows A by" in delay.sentence
+    forward, backward = (claim(found, Question.DIRECTION, *way) for way in (("A", "B"), ("B", "A")))
+    assert forward.evidence
+    assert not backward.evidence
+    assert forward.value == pytest.approx(-backward.value)
+    dimensions = claim(found, Question.DIMENSIONS)
+    assert dimensions.value in (2, 3)
+    assert dimensions.interval is not None
+    assert dimensions.interval[0] <= 2 <= dimensions.interval[1]
+
+
+def test_swapped_regions_flip_the_sign() -> None:
+    batch = regions_world.coupled(1, 3, units=(5, 4))
+    one = ask(batch)
+    other = ask(
+        replace(
+            batch,
+            activity=torch.cat([batch.activity[..., 5:], batch.activity[..., :5]], -1),
+            layout=replace(batch.layout, units={"B": 4, "A": 5}),
+        )
+    )
+    delays = claim(one, Question.DELAY), claim(other, Question.DELAY, "B", "A")
+    assert delays[0].value == pytest.approx(60, abs=5)
+    assert delays[1].value == pytest.approx(-delays[0].value, abs=2)  # other permutations
+    assert delays[1].evidence
+    assert "B follows A" in delays[1].sentence
+    assert claim(one, Question.COMMUNICATION).value == pytest.approx(
+        claim(other, Question.COMMUNICATION, "B", "A").value
+    )
+
+
+def test_shared_activity_without_delay_is_no_delay() -> None:
+    found = ask(regions_world.coupled(2, 0, trials=100))
+    assert claim(found, Question.COMMUNICATION).evidence
+    delay = claim(found, Question.DELAY)
+    assert delay.evidence is False
+    assert abs(delay.value) < 2
+    assert "cannot be told from lag zero" in delay.note
+    assert not any(claim(found, Question.DIRECTION, *way).evidence for way in (("A", "B"), ("B", "A")))
+
+
+def test_flat_profiles_have_no_delay() -> None:
+    delay = claim(ask(regions_world.independent("autocorrelated", 3)), Question.DELAY)
+    assert delay.evidence is False
+    assert delay.note.startswith("the profile is flat")
+
+
+def test_shared_conditions_are_neither_communication_nor_in_its_way() -> None:
+    alone = regions_world.independent("conditions", 1, trials=100)
+    raw, less = (claim(ask(alone, residuals=flag), Question.COMMUNICATION) for flag in (False, True))
+    assert raw.evidence is False
+    assert less.evidence is False
+    assert raw.null is not None
+    assert less.null is not None
+    # What conditions share is in the correlation itself and in its null, unless it is subtracted.
+    assert raw.null[0] > less.null[0] + 0.05
+    coupled = ask(regions_world.coupled(3, 3, trials=100, conditions=True))
+    assert claim(coupled, Question.COMMUNICATION).evidence
+    assert claim(coupled, Question.DELAY).value == pytest.approx(60, abs=5)
+
+
+def test_of_three_regions_only_those_that_communicate() -> None:
+    found = ask(regions_world.coupled(4, -3, trials=100, units=(6, 5, 4)), permutations=39)
+    shared = {(c.source, c.target) for c in found.claims if c.question == Question.COMMUNICATION and c.evidence}
+    assert shared == {("A", "B")}
+    driven = {(c.source, c.target) for c in found.claims if c.question == Question.DIRECTION and c.evidence}
+    assert driven == {("B", "A")}
+    assert claim(found, Question.DELAY).value == pytest.approx(-60, abs=5)
+    assert len([c for c in found.claims if c.question == Question.DIRECTION]) == 6
+
+
+def test_one_long_session_is_shifted_circularly() -> None:
+    found = ask(regions_world.coupled(0, 4, trials=1, bins=3000, units=(6, 6)))
+    delay = claim(found, Question.DELAY)
+    assert "circularly shifted" in delay.note
+    assert delay.evidence
+    assert delay.value == pytest.approx(80, abs=4)
+
+
+def test_too_short_to_tell() -> None:
+    for trials, bins in ((1, 300), (8, 40)):
+        found = ask(regions_world.coupled(0, 4, trials=trials, bins=bins))
+        assert found.claims
+        for one in found.claims:
+            assert one.evidence is None
+            assert one.p is None
+            assert one.note.startswith("too short to tell")
+
+
+def test_without_permutations_or_resamples_nothing_is_claimed() -> None:
+    batch = regions_world.coupled(0, 2)
+    for name in ("permutations", "resamples"):
+        for one in ask(batch, **{name: 0}).claims:
+            assert one.evidence is None
+            assert name in one.note
+            assert (one.p is None) == (name == "permutations" or one.question == Question.DIMENSIONS)
+            if one.question != Question.DIMENSIONS:
+                assert (one.interval is None) == (name == "resamples")
+
+
+def test_time_resolved_map_shows_the_lag() -> None:
+    batch = regions_world.coupled(0, 4, trials=150, bins=20, units=(5, 5))
+    found = ask(batch, time_points=20, permutations=19, resamples=2)
+    (profile,) = [p for p in found.profiles if p.kind == "time"]
+    assert profile.value.shape == (20, 20)
+    assert profile.null is not None
+    later = np.array([profile.value[t, t + 4] for t in range(16)])
+    earlier = np.array([profile.value[t + 4, t] for t in range(16)])
+    assert (later > profile.null[0, 0]).all()
+    assert later.mean() > earlier.mean() + 0.3
+    assert list(profile.axes) == ["time in A (ms)", "time in B (ms)"]
+
+
+def test_predictions_take_each_source_at_its_lag() -> None:
+    batch = regions_world.coupled(0, 5, trials=120, bins=24, units=(10, 10, 4))
+    model = fit(batch)
+    test = regions_world.coupled(0, 5, trials=120, bins=24, units=(10, 10, 4))
+    predicted = model.predict_target(test, "B")
+    truth = test.activity[..., 10:20]
+
+    def explained(bins: slice) -> float:
+        error = ((truth - predicted)[:, bins] ** 2).sum() / ((truth - truth.mean((0, 1)))[:, bins] ** 2).sum()
+        return float(1 - error)
+
+    # Independent: least squares on A five bins before.
+    x, y = batch.activity[:, :-5, :10].flatten(0, 1), batch.activity[:, 5:, 10:20].flatten(0, 1)
+    design = torch.cat([x, torch.ones(len(x), 1)], 1)
+    best = design @ torch.linalg.lstsq(design, y).solution
+    limit = float(1 - ((y - best) ** 2).sum() / ((y - y.mean(0)) ** 2).sum())
+    assert explained(slice(5, None)) == pytest.approx(limit, abs=0.03)
+    # The first bins have no source yet: the mean.
+    assert abs(explained(slice(0, 5))) < 0.05
+    assert model.routes == {"A": ("B", "C"), "B": ("A", "C"), "C": ("A", "B")}
+
+
+def test_latents_are_canonical_variates() -> None:
+    batch = regions_world.coupled(0, 0, trials=60, units=(5, 4))
+    model = fit(batch, pairs=2)
+    latents = model.latents(batch).flatten(0, 1)
+    assert latents.shape[1] == 4
+    correlation = torch.corrcoef(latents.mT)
+    within = torch.stack([correlation[0, 1], correlation[2, 3], correlation[0, 3], correlation[1, 2]])
+    assert float(within.abs().max()) < 0.1  # shrinkage
+    assert float(correlation[0, 2]) > 0.7
+    assert float(correlation[1, 3]) > 0.4
+
+
+def test_sessions_are_fitted_by_themselves() -> None:
+    first = regions_world.coupled(0, 2, units=(5, 4))
+    second = regions_world.coupled(1, -2, units=(3, 6, 4))
+    second = replace(second, layout=replace(second.layout, session="other"))
+    few: dict[str, Any] = {"pairs": 2, "permutations": 5, "resamples": 3, "max_lag_bins": 3}
+    both = fit(first, second, **few)
+    for batch in (first, second):
+        alone = fit(batch, **few)
+        assert both.findings(batch, 0).to_json() == alone.findings(batch, 0).to_json()
+        torch.testing.assert_close(both.predict_target(batch, "B"), alone.predict_target(batch, "B"))
+        assert both.latents(batch).shape[-1] == 3 * 4  # pairs of the union of regions
+    assert not both.latents(first)[..., 4:].any()
+
+
+def finite(found: Findings) -> None:
+    for one in found.claims:
+        assert np.isfinite(one.value), one
+        assert one.p is None or np.isfinite(one.p)
+    for profile in found.profiles:
+        assert np.isfinite(profile.value).all()
+
+
+@pytest.mark.parametrize("kind", ["shrinkage", "pca"])
+@pytest.mark.parametrize("case", ["one unit", "identical", "constant", "few trials", "unequal", "missing"])
+def test_hard_data(case: str, kind: str) -> None:
+    config = {"regularization": kind, "permutations": 19, "resamples": 5, "time_points": 3, "max_lag_bins": 3}
+    batch = regions_world.coupled(0, 2, units=(6, 6), ragged=True)
+    expected: bool | None = True
+    if case == "one unit":
+        batch = regions_world.coupled(0, 2, units=(1, 6), shared=1, own=0)
+    elif case == "identical":
+        batch = with_activity(batch, lambda a: a[..., 6:].copy_(a[..., :6]))
+    elif case == "constant":
+        batch, expected = with_activity(batch, lambda a: a[..., 6:].fill_(3.0)), False
+    elif case == "few trials":
+        batch = regions_world.coupled(0, 2, trials=24, bins=12, units=(30, 30))
+    elif case == "unequal":
+        batch = regions_world.coupled(0, 2, units=(2, 40))
+    else:
+        observed = batch.observed.clone()
+        observed[:, 5, 2] = False
+        observed[3] = False
+        batch = replace(with_activity(batch, lambda a: a.masked_fill_(~observed, torch.nan)), observed=observed)
+    model = fit(batch, **config)
+    found = model.findings(batch, 0)
+    finite(found)
+    assert claim(found, Question.COMMUNICATION).evidence is expected
+    for output in (model.latents(batch), model.predict_target(batch, "B"), model.predict_target(batch, "A")):
+        assert bool(output[batch.valid].isfinite().all())
+    if case == "identical":
+        assert claim(found, Question.COMMUNICATION).value == pytest.approx(1.0, abs=1e-6)
+        assert claim(found, Question.DELAY).value == pytest.approx(0.0, abs=1.0)
+        assert claim(found, Question.DELAY).evidence is False
+    if case == "constant":
+        assert claim(found, Question.COMMUNICATION).value == 0
+
+
+def test_wrong_settings_are_refused() -> None:
+    layout = regions_world.coupled(0, 1, trials=2).layout
+    for config in ({"regularization": "ridge"}, {"shrinkage": []}, {"shrinkage": [-1.0]}, {"folds": 1}, {"pairs": 0}):
+        with pytest.raises(UserError):
+            DelayedCCAConfig(**config)
+    with pytest.raises(UserError, match="one region"):
+        DelayedCCA(DelayedCCAConfig(), [replace(layout, units={"A": layout.n_units})])
+    seconds = DelayedCCA(DelayedCCAConfig(max_lag_s=0.06, permutations=2, resamples=2), [layout])
+    batch = regions_world.coupled(0, 1)
+    seconds.prepare([batch])
+    seconds.update(seconds.statistics(batch))
+    (profile, *_) = seconds.findings(replace(batch, layout=layout), 0).profiles
+    np.testing.assert_allclose(profile.axes["lag (ms)"], np.arange(-3, 4) * 20.0)
