@@ -21,8 +21,6 @@ __all__ = ["Row", "compare", "show", "write"]
 # Of simulated regions whose connections are known: all that is shown where any run has them.
 REGIONS = (
     "direction_correct",
-    "edges_found",
-    "edges_invented",
     "delay_found",
     "delay_error",
     "dimensions_error",
@@ -151,10 +149,12 @@ def show(outcomes: Sequence[Mapping[str, Any]]) -> Table:
     shown = _columns(metrics)
     winners = best(outcomes, metrics, rows)
     table = Table(box=None, pad_edge=False, caption=LEGEND if shown else None, caption_justify="left")
-    for heading in _settings(outcomes).headings:
-        table.add_column(heading, overflow="fold")
+    headings = _settings(outcomes).headings
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=len(headings) > 1)
     for key in shown:
-        table.add_column(_heading(outcomes, key), justify="right")
+        heading = _heading(outcomes, key)
+        table.add_column(heading.replace("_", "\n") if key in REGIONS else heading, justify="right")
     table.add_column("s", justify="right")
     table.add_column("job", justify="right")
     wrong = any(row.wrong for row in rows)

@@ -63,7 +63,7 @@ def regions(
     ----------
     seed : of every draw.
     regions : 2 to 26.
-    trials, trial_s : number of trials, and their length; with ``ragged`` three quarters to five quarters of it.
+    trials, trial_s : number of trials, and their length; with ``ragged`` one of five from three to five quarters of it.
     units : in each region.
     dimensions : of what a region sends to the next.
     delays_s : from each region to the next, over and over where there are more; whole bins, at least one.
@@ -168,8 +168,7 @@ def _trials(
     trials: int, bins: int, ragged: bool, random: np.random.Generator
 ) -> tuple[Int[np.ndarray, " trial"], Int[np.ndarray, " trial"]]:
     """Return the first bin of each trial, and its number of bins."""
-    spread = bins // 4 if ragged else 0
-    length = bins + random.integers(-spread, spread + 1, trials)
+    length = bins + (bins // 8) * (random.integers(-2, 3, trials) if ragged else np.zeros(trials, dtype=np.int64))
     return np.cumsum(np.r_[PAUSE_BINS, length[:-1] + PAUSE_BINS]), length
 
 

@@ -118,7 +118,7 @@ def test_edges_are_as_strong_as_documented_and_the_direct_ones_stand_out(observa
 def test_trials_are_ragged_and_apart():
     recording = regions(trials=50)
     length = (recording.trials["stop_s"] - recording.trials["start_s"]).to_numpy()
-    assert 0.6 <= length.min() + 1e-9 < length.max() <= 1.0 + 1e-9
+    np.testing.assert_allclose(np.unique(length.round(6)), [0.6, 0.7, 0.8, 0.9, 1.0])
     assert length.mean() == pytest.approx(0.8, abs=0.05)
     np.testing.assert_allclose(length / 0.02, np.round(length / 0.02), atol=1e-6)
     pause = recording.trials["start_s"].to_numpy()[1:] - recording.trials["stop_s"].to_numpy()[:-1]
@@ -135,7 +135,7 @@ def test_a_gaussian_chain_has_noise_of_unit_variance_and_its_regions():
     assert dict(session.layout.units) == {"A": 8, "B": 8, "C": 8}
     assert session.layout.observation is Observation.CONTINUOUS
     pd.testing.assert_frame_equal(session.connections, recording.connections)
-    assert len(set(session.train.lengths)) > 5
+    assert len(set(session.train.lengths)) > 2
 
 
 def test_trials_of_a_condition_share_their_courses_in_every_region():
