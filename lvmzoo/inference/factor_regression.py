@@ -38,6 +38,7 @@ def number_of_factors(
     """
     if training.shape[1] < 2:
         return 1
+
     def score(number: int) -> float:
         nats = 0.0
         for fold, (scatter, held) in enumerate(zip(training, held_out, strict=True)):

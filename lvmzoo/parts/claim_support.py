@@ -60,16 +60,14 @@ class Measured:
 def corrected(measured: Sequence[Measured]) -> list[float | None]:
     """Return p-values corrected for the number of values, by the largest of all under the null; None without a null.
 
-    Each counts in standard deviations of its own null from the mean of it. Unlike with a correction for each p-value,
-    as many draws do for many values as for one.
+    Each counts in standard deviations from the mean of its own null and itself. Unlike with a correction for each
+    p-value, as many draws do for many values as for one.
     """
     if len(measured) < 2 or any(len(found.null) < 2 for found in measured):
         return [found.p for found in measured]
-    nulls = torch.tensor([found.null for found in measured], dtype=torch.float64)
-    mean, spread = nulls.mean(1), nulls.std(1).clamp(min=1e-300)
-    largest = ((nulls - mean[:, None]) / spread[:, None]).amax(0)
-    values = (torch.tensor([found.value for found in measured], dtype=torch.float64) - mean) / spread
-    return [p_value(value, largest) for value in values.tolist()]
+    draws = torch.tensor([[found.value, *found.null] for found in measured], dtype=torch.float64)
+    scaled = (draws - draws.mean(1, keepdim=True)) / draws.std(1, keepdim=True).clamp(min=1e-300)
+    return [p_value(value, scaled[:, 1:].amax(0)) for value in scaled[:, 0].tolist()]
 
 
 def judged(value: float, p: float | None, bounds: tuple[float, float] | None) -> bool | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lvmzoo.batch import Batch
 from lvmzoo.inference.lag_windows import lagged, paired_trials, whole_windows
 from lvmzoo.inference.nulls import drift_basis, permutations
-from lvmzoo.inference.regression_moments import Rows
+from lvmzoo.inference.regression_moments import Rows, Scatter, without_columns
 from lvmzoo.parts.claim_support import Questions
 
 __all__ = ["RegionRecording", "Windows"]
@@ -21,7 +21,7 @@ __all__ = ["RegionRecording", "Windows"]
 ENTRIES = 50_000_000  # of rows x columns; of more data, evenly spread bins are used
 DRIFT_TERMS = 4
 LAG_FOLDS = 5  # regressions on long windows are many and large
-CELL = 4  # trials of one condition in one block, on average, at least
+CELL, GOOD_CELL = 4, 8  # trials of one condition in one block, on average: at least, and better
 ENOUGH = 1000.0  # different permutations, at least
 
 
@@ -31,8 +31,21 @@ class Windows(NamedTuple):
     rows: Rows
     columns: dict[tuple[str, int], Int[Tensor, " unit"]]  # of a region at a lag
     spans: dict[str, slice]  # all columns of a region
-    drift: slice  # columns of slow drift
+    drift: slice  # columns of slow drift, which is taken out of the others
     usable: Bool[Tensor, "trial bin"]
+
+    def scatter(self) -> Scatter:
+        """Return the moments of what was recorded."""
+        return without_columns(self.rows.scatter(), self.drift)
+
+    def exchanged(self, region: str, rows: Int[Tensor, " row"]) -> Scatter:
+        """Return the moments with the windows of a region taken from other rows."""
+        return without_columns(self.rows.exchanged(self.spans[region], rows), self.drift)
+
+    def resampled(self, trials: Int[Tensor, " trial"], number: int) -> Scatter:
+        """Return the moments of a resample of the trials, of which there are so many."""
+        times = torch.bincount(trials, minlength=number).to(self.rows.values)
+        return without_columns(self.rows.resampled(times), self.drift)
 
 
 class RegionRecording:
@@ -66,7 +79,8 @@ class RegionRecording:
         self.complete = {name: (batch.valid & seen[..., self.units(name)].all(-1))[there] for name in self.layout.units}
         self.trials = len(self.activity)
         kinds = 1 if self.condition is None else len(self.condition.unique())
-        self.blocks = max(1, min(folds, self.trials // (CELL * kinds)))
+        fine = self.trials // (folds * GOOD_CELL * kinds)  # blocks in a fold
+        self.blocks = folds * fine if fine else max(1, min(folds, self.trials // (CELL * kinds)))
 
     def units(self, region: str) -> slice:
         """Return where the units of a region lie."""
@@ -93,16 +107,19 @@ class RegionRecording:
         if not self.can_exchange:
             return f"too short to tell: {self.trials} trials cannot be exchanged in enough ways within their conditions"
         resampled = "interval from resampled trials" if questions.resamples else "no interval was asked for"
-        return f"null: trials exchanged within condition and {self.blocks} blocks, {correction}; {resampled}"
+        chance = f"null: trials exchanged within condition and {self.blocks} blocks, slow drift taken out"
+        return f"{chance}, {correction}; {resampled}" if correction else f"{chance}; {resampled}"
 
-    def windows(self, wanted: Sequence[tuple[str, Sequence[int]]], drift: bool = False) -> Windows | None:
+    def windows(
+        self, wanted: Sequence[tuple[str, Sequence[int]]], drift: bool = False, alike: bool = False
+    ) -> Windows | None:
         """Return the rows in which the windows of all regions are whole; None where fewer than two folds have any.
 
         Parameters
         ----------
         wanted : regions, and the lags of their windows.
-        drift : scale the regions alike, and add columns of slow drift over the session, to be taken out; neighboring
-            folds are joined to at most five.
+        drift : take slow drift over the session out.
+        alike : bring regions to the same scale, and join neighboring folds to at most five.
         """
         usable = self.valid.clone()
         for region, lags in wanted:
@@ -112,7 +129,7 @@ class RegionRecording:
         stride = math.ceil(int(usable.sum()) * width / ENTRIES)
         if stride > 1:
             usable &= torch.arange(usable.shape[1], device=usable.device) % stride == 0
-        folds = min(self.folds, LAG_FOLDS) if drift else self.folds
+        folds = min(self.folds, LAG_FOLDS) if alike else self.folds
         fold = self.fold[usable] * folds // self.folds
         if len(fold.unique()) < 2:
             return None
@@ -125,7 +142,7 @@ class RegionRecording:
         for region, lags in wanted:
             activity = self.activity[..., self.units(region)]
             part = lagged(activity, lags)[usable]
-            if drift:
+            if alike:
                 deviation = part.var(0).mean().sqrt()
                 part = part / (deviation if float(deviation) > 0 else 1.0)
             parts.append(part)

@@ -77,14 +77,13 @@ def dimensions(
         return None
     x = torch.cat([windows.columns[source, lag] for lag in route.lags])
     y = windows.columns[target, 0]
-    scatter = windows.rows.scatter()
+    scatter = windows.scatter()
     factors = _factors(scatter, x, y)
     curve = curve_of(scatter, x, y, route, factors)
     beside = curve_of(scatter, x, y, _factor_route(route), factors) if route.method == "reduced_rank" else None
     ranks = []
     for _ in range(resamples if recording.trials > 1 else 0):
-        times = torch.bincount(bootstrap(recording.trials, generator), minlength=recording.trials).to(x.device)
-        again = windows.rows.resampled(times.to(torch.float64))
+        again = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
         if len(again.bins) > 1:
             ranks.append(float(curve_of(again, x, y, route, factors).rank))
     spread = outwards(interval(ranks), float(curve.rank)) if ranks else None
@@ -117,11 +116,13 @@ def within_region(
     curves: list[Tensor] = []
     ranks: list[float] = []
     between: list[float] = []
+    factors = 0
     for _ in range(SPLITS):
         order = torch.randperm(len(inside), generator=generator).to(inside.device)
         x = torch.cat([windows.columns[source, lag][order[held:]] for lag in route.lags])
         other = outside[torch.randperm(len(outside), generator=generator).to(inside.device)[:held]]
-        factors = _factors(scatter, x, other) if route.method == "factor" and not curves else 0
+        if route.method == "factor" and not curves:
+            factors = _factors(scatter, x, other)
         found = [curve_of(scatter, x, y, route, factors) for y in (inside[order[:held]], other)]
         curves.append(found[0].explained)
         ranks.append(float(found[0].rank))

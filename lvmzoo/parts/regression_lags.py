@@ -12,7 +12,7 @@ import torch
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.lagged_prediction import added_by, best_penalty, joined, lag_profile, peak
 from lvmzoo.inference.nulls import bootstrap, holm, interval
-from lvmzoo.inference.regression_moments import Scatter, without_columns
+from lvmzoo.inference.regression_moments import Scatter
 from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
 from lvmzoo.parts.region_recording import RegionRecording, Windows
 
@@ -82,10 +82,10 @@ def measured_lags(
 ) -> Lags | None:
     """Return what :func:`lag_claims` says, in numbers; None where no window is whole."""
     most = min(questions.history, recording.longest // 3)
-    windows = recording.windows([(name, range(most + 1)) for name in names], drift=True)
+    windows = recording.windows([(name, range(most + 1)) for name in names], drift=True, alike=True)
     if windows is None:
         return None
-    scatter = _clean(windows.rows.scatter(), windows)
+    scatter = windows.scatter()
     pairs = [_pair(scatter, windows, one, other, most) for one, other in itertools.combinations(names, 2)]
     arrows = [_arrow(scatter, windows, names, one, other, most) for one, other in itertools.permutations(names, 2)]
     arrows = arrows if most else []
@@ -96,7 +96,7 @@ def measured_lags(
     for number, (name, _) in enumerate(itertools.product(moved, range(draws))):
         progress("chance", 0.7 * number / (draws * len(moved)))
         rows = recording.exchanged(windows.usable, generator)
-        chance = _clean(windows.rows.exchanged(windows.spans[name], rows), windows)
+        chance = windows.exchanged(name, rows)
         for pair in pairs:
             if pair.source == name:
                 profile = lag_profile(chance, windows.columns, pair.source, pair.target, most)
@@ -106,8 +106,7 @@ def measured_lags(
                 arrow.added.null.append(_added(chance, windows, names, arrow, most))
     for number in range(again):
         progress("resamples of trials", 0.7 + 0.3 * number / again)
-        times = torch.bincount(bootstrap(recording.trials, generator), minlength=recording.trials)
-        sample = _clean(windows.rows.resampled(times.to(scatter.bins)), windows)
+        sample = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
         for pair in pairs:
             profile = lag_profile(sample, windows.columns, pair.source, pair.target, most)
             pair.profiles.append(profile)
@@ -116,10 +115,6 @@ def measured_lags(
         for arrow in arrows:
             arrow.added.resamples.append(_added(sample, windows, names, arrow, most))
     return Lags(pairs, arrows, most)
-
-
-def _clean(scatter: Scatter, windows: Windows) -> Scatter:
-    return without_columns(scatter, windows.drift)
 
 
 def _pair(scatter: Scatter, windows: Windows, source: str, target: str, most: int) -> Pair:

@@ -22,10 +22,10 @@ def source_claims(
     """Return a claim for each source region about what it adds to the others; none for a single source."""
     if len(route.sources) < 2:
         return []
-    windows = recording.windows([*((source, route.lags) for source in route.sources), (route.target, (0,))])
+    windows = recording.windows([*((source, route.lags) for source in route.sources), (route.target, (0,))], drift=True)
     if windows is None:
         return []
-    scatter = windows.rows.scatter()
+    scatter = windows.scatter()
     # Exchanging a region leaves the others as they are.
     without = {source: _without(scatter, windows, route, source) for source in route.sources}
     everything = _best(scatter, windows, route, route.sources)
@@ -35,11 +35,10 @@ def source_claims(
         progress("what each source region adds", draw / draws)
         for source in route.sources:
             rows = recording.exchanged(windows.usable, generator)
-            chance = windows.rows.exchanged(windows.spans[source], rows)
+            chance = windows.exchanged(source, rows)
             measured[source].null.append(_best(chance, windows, route, route.sources) - without[source])
     for _ in range(questions.resamples if recording.trials > 1 else 0):
-        times = torch.bincount(bootstrap(recording.trials, generator), minlength=recording.trials)
-        again = windows.rows.resampled(times.to(scatter.bins))
+        again = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
         everything = _best(again, windows, route, route.sources)
         for source in route.sources:
             measured[source].resamples.append(everything - _without(again, windows, route, source))
