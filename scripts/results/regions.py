@@ -10,7 +10,7 @@ from _family import Result, fit_all, row
 SEEDS = (0, 1, 2)
 WORLDS = [(regions, observation) for regions in (2, 3) for observation in ("gaussian", "poisson")]
 METRICS = ("direction_correct", "edges_invented", "delay_error", "dimensions_error")
-SOURCE = "simulated chain of {} regions, {}, 20 units each, 102 training trials of 0.6 to 1 s; medians of three seeds"
+SOURCE = "simulated chain of {} regions, {}, 15 units each, 85 training trials of 0.6 to 1 s; medians of three seeds"
 
 
 def run() -> list[dict[str, Any]]:
