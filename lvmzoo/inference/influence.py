@@ -88,7 +88,7 @@ def influence(
         profiles += [by_lag(study, *pair) for pair in study.pairs]
     claims += [study.dimensions(*edge) for edge in study.edges]
     profiles += [by_dimension(study, *edge) for edge in study.edges]
-    return Findings(tuple(claims), (*profiles, *by_time(study, model, emissions, inputs)))
+    return Findings(tuple(claims), (*profiles, *by_time(study, found, model.readout)))
 
 
 def _why_not(draws: int, copies: int) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.findings import Profile
-from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.influence_refits import contributions
 from lvmzoo.inference.influence_study import Study, shifted_interval
-from lvmzoo.inference.linear_gaussian import LinearGaussian
+from lvmzoo.inference.linear_gaussian import smoothed_means
 from lvmzoo.inference.messages import ablation, origins, owed
 from lvmzoo.inference.nulls import null_summary
+from lvmzoo.inference.region_channels import Channels
 
 __all__ = ["by_dimension", "by_frequency", "by_lag", "by_time"]
 
@@ -50,28 +48,29 @@ def by_dimension(study: Study, source: str, target: str) -> Profile:
     return Profile("rank", source, target, statistic, axes, value.numpy(), low, high, _most(null))
 
 
-def by_time(
-    study: Study,
-    model: LinearGaussian,
-    emissions: Emissions,
-    inputs: Float[Tensor, "trial bin channel"] | None,
-) -> list[Profile]:
+def by_time(study: Study, channels: Channels, readout: Float[Tensor, "unit state"]) -> list[Profile]:
     """Return how much of a target's activity arose in each source, by time in the trial.
 
     There is no such curve of a single trial.
+
+    Parameters
+    ----------
+    study : of the session.
+    channels : of its trials as they were recorded.
+    readout : of its units.
     """
-    batch, structure = study.batch, study.structure
+    batch, structure, model = study.batch, study.structure, channels.model
     if batch.n_trials < 2 or batch.n_bins > LONGEST_TRACE:
         return []
-    data: tuple[Any, ...] = (batch.activity, batch.valid, batch.observed, inputs)
-    parts = origins(model.dynamics, structure, emissions.smoothed(model, *data)[0], batch.valid)
+    data = channels.activity, channels.valid, channels.observed
+    parts = origins(model.dynamics, structure, smoothed_means(model, *data), batch.valid)
     direct = contributions(model, structure)
     place = {name: k for k, name in enumerate(structure.names)}
     found = []
     for source, target in study.edges:
         units = batch.layout.region(target)
-        shares = owed(parts, model.readout[units], batch.valid).numpy()
-        loss = ablation(model, structure, emissions, data, units, source, target)
+        shares = owed(parts, readout[units], batch.valid).numpy()
+        loss = ablation(model, structure, data, channels.regions[target], source, target)
         full, without = loss.explained
         found.append(
             Profile(
@@ -85,7 +84,8 @@ def by_time(
                 note=(
                     f"in one bin, {source} makes {100 * float(direct[place[target], place[source]]):.2g} % of the "
                     f"variance of {target}'s latents; without it, the log-likelihood is {loss.log_likelihood:.2g} "
-                    f"nats/bin lower, and the next bin of {target} is explained to {without:.3f} instead of {full:.3f}"
+                    f"nats/bin lower, and what {target} shows next is explained to {without:.3f} instead "
+                    f"of {full:.3f}"
                 ),
             )
         )

@@ -7,15 +7,13 @@ however long ago and by whatever way it came.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lvmzoo.inference.emissions import Emissions
-from lvmzoo.inference.linear_gaussian import LinearGaussian
+from lvmzoo.inference.linear_gaussian import LinearGaussian, filtered_means, log_likelihood
 from lvmzoo.inference.regional_structure import Structure
 
 __all__ = ["Loss", "Messages", "ablated", "ablation", "messages", "origins", "owed"]
@@ -105,8 +103,7 @@ def ablated(model: LinearGaussian, structure: Structure, source: str, target: st
 def ablation(
     model: LinearGaussian,
     structure: Structure,
-    emissions: Emissions,
-    data: Sequence[Any],
+    data: tuple[Float[Tensor, "trial bin unit"], Bool[Tensor, "trial bin"], Bool[Tensor, "trial bin unit"]],
     units: slice,
     source: str,
     target: str,
@@ -115,27 +112,22 @@ def ablation(
 
     Parameters
     ----------
-    model, structure, emissions : the fitted model of a session.
-    data : activity, valid, observed and known inputs (or None) of trials.
+    model, structure : the fitted model of a session, without known inputs.
+    data : activity, valid and observed of trials.
     units : of the target.
     """
     without = ablated(model, structure, source, target)
-    activity, valid, observed, inputs = data
+    activity, valid, observed = data
     bins = int(valid.sum())
-    likelihood = [float(emissions.log_likelihood(each, *data).sum()) / max(bins, 1) for each in (model, without)]
-    mean, covariance = emissions.filtered(model, *data)
+    likelihood = [float(log_likelihood(each, *data).sum()) / max(bins, 1) for each in (model, without)]
+    mean = filtered_means(model, *data)
     seen = (observed & valid[..., None])[:, 1:, units]
     truth = torch.where(seen, activity[:, 1:, units].to(mean), 0.0)
     count = seen.sum((0, 1)).clamp(min=1)
     spread = torch.where(seen, truth - truth.sum((0, 1)) / count, 0.0).square().sum()
     explained = []
     for each in (model, without):
-        A = each.dynamics
-        coming = mean[:, :-1] @ A.T
-        if inputs is not None and each.drive is not None:
-            coming = coming + inputs[:, :-1].to(coming) @ each.drive.T
-        spreading = None if covariance is None else A @ covariance[:, :-1] @ A.T + each.dynamics_noise
-        predicted = emissions.emit(each, coming, spreading, None if inputs is None else inputs[:, 1:])[..., units]
+        predicted = mean[:, :-1] @ (each.readout[units] @ each.dynamics).T + each.offset[units]
         missed = torch.where(seen, truth - predicted, 0.0).square().sum()
         explained.append(float(1 - missed / spread.clamp(min=1e-300)))
     return Loss(likelihood[0] - likelihood[1], (explained[0], explained[1]))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from lvmzoo.inference.emissions import emissions_of
 from lvmzoo.inference.influence_refits import contributions
 from lvmzoo.inference.linear_gaussian import smoothed_means
 from lvmzoo.inference.messages import ablated, ablation, messages, origins, owed
@@ -106,9 +104,8 @@ def test_what_is_lost_without_a_block_is_what_dense_likelihoods_say() -> None:
     model = planted(regions, 3, [("A", "B", 2)], size=0.5)
     _, activity = draw_trials(model, 6, 8, torch.Generator().manual_seed(0))
     batch = batch_of(activity, "AB")
-    emissions = emissions_of("gaussian", [batch.layout])
-    data = (batch.activity, batch.valid, batch.observed, None)
-    loss = ablation(model, regions, emissions, data, slice(3, 6), "A", "B")
+    data = batch.activity, batch.valid, batch.observed
+    loss = ablation(model, regions, data, slice(3, 6), "A", "B")
     without = ablated(model, regions, "A", "B")
     assert float(regions.block(without.dynamics, "A", "B", 2).abs().max()) == 0.0
     torch.testing.assert_close(without.dynamics[4:], model.dynamics[4:])  # the registers stay
@@ -125,10 +122,9 @@ def test_a_true_block_is_missed_and_a_false_one_is_not() -> None:
     model = planted(regions, 10, [("A", "B", 1)], size=0.8)
     _, activity = draw_trials(model, 40, 30, torch.Generator().manual_seed(0))
     batch = batch_of(activity, "AB", [30] * 20 + [15] * 20)
-    emissions = emissions_of("gaussian", [batch.layout])
-    data: tuple[Tensor | None, ...] = (batch.activity, batch.valid, batch.observed, None)
-    there = ablation(model, regions, emissions, data, slice(10, 20), "A", "B")
-    back = ablation(model, regions, emissions, data, slice(0, 10), "B", "A")
+    data = batch.activity, batch.valid, batch.observed
+    there = ablation(model, regions, data, slice(10, 20), "A", "B")
+    back = ablation(model, regions, data, slice(0, 10), "B", "A")
     assert there.log_likelihood > 0.1
     assert there.explained[0] > there.explained[1] + 0.02
     assert back.log_likelihood == 0.0
