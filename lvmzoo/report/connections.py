@@ -116,7 +116,8 @@ def _table(question: Question, claims: Sequence[Claim]) -> Table:
     header = ["Regions", "Value", "95 % interval", "Chance: median, 95th percentile", "p", "Verdict"]
     rows = []
     for claim in claims:
-        name = pair(claim) if len(statistics) == 1 else f"{pair(claim)}: {claim.statistic}"
+        name = _row(claim) if question is Question.DELAY else pair(claim)
+        name = name if len(statistics) == 1 else f"{name}: {claim.statistic}"
         row = [
             name,
             amount(claim.value, claim.unit),
@@ -134,9 +135,9 @@ def _table(question: Question, claims: Sequence[Claim]) -> Table:
         header.insert(3, "Within a region")
     empty = [place for place in range(2, len(header)) if not any(row[place] for row in rows)]
     keep = [place for place in range(len(header)) if place not in empty]
-    what = f", {statistics.pop()}" if len(statistics) == 1 else ""
+    statistic = statistics.pop() if len(statistics) == 1 else ""
     return Table(
-        f"{HEADINGS[question].rstrip('?')}{what}: {len(claims)} value{'s' * (len(claims) != 1)}",
+        f"{HEADINGS[question]} {statistic[:1].upper()}{statistic[1:]}".strip(),
         [header[place] for place in keep],
         [[row[place] for place in keep] for row in rows],
         folded=True,

@@ -165,7 +165,8 @@ def test_every_claim_is_a_sentence_and_a_row(report):
     assert ">5 units<" in page
     tables = [item for item in connection_figures({"V1": 5, "V2": 6, "MT": 1}, found) if isinstance(item, Table)]
     assert [len(table.rows) for table in tables] == [3, 6, 3, 3]
-    assert tables[1].rows[0][0] == "V1 → V2"
+    assert tables[0].caption == "Which regions share activity? Cross-validated canonical correlation"
+    assert [table.rows[0][0] for table in tables] == ["V1 and V2", "V1 → V2", "V2 after V1", "V1 to V2"]
     assert tables[3].header == ["Regions", "Value", "95 % interval", "Within a region", "Verdict"]
     assert tables[3].rows[0][3] == "5 (4 to 6)"
 
