@@ -22,6 +22,7 @@ CONFIGS = [*(entry.config for entry in registry.entries().values()), DataConfig,
 CONFIGS += [SplitConfig, TrainerConfig]
 
 FILES_OF = {  # the recording that an experiment is made for; "": a simulated one
+    "dlag_ground_truth": "ground_truth_dlag.npz",
     "head_direction": "mouse_head_direction.nwb",
     "head_direction_family": "mouse_head_direction.nwb",
     "lfads_search": "",

@@ -105,7 +105,13 @@ def test_delays_that_the_authors_planted(name: str, shared_data: Path, tmp_path:
     across, within, errors = FILES[name]
     path = shared_data / f"{name}.npz"
     overrides = [f"data.path='{path}'", f"output='{tmp_path}'", f"model.across={across}", f"model.within={within}"]
-    overrides += ["model.resamples=0", "model.permutations=0", "trainer.progress=false", "report=false"]
+    overrides += [
+        "model.resamples=0",
+        "model.permutations=0",
+        "trainer.progress=false",
+        "report=false",
+        "data.split.test=0",
+    ]
     code = main(["train", "experiment=dlag_ground_truth", *overrides])
     assert code == 0
     (folder,) = tmp_path.iterdir()
