@@ -134,9 +134,9 @@ def test_forecasts_are_the_state_space_prediction() -> None:
 
 def test_cross_validation_finds_what_was_planted() -> None:
     """From one pass: two relevant states of four, in a long recording and in trials."""
-    planted = world.Planted(2, units=4)
-    y, z, _ = planted.draw(9000)
-    for parts, horizon in ((1, None), (90, 5)):
+    planted = world.Planted(2, units=6)
+    y, z, _ = planted.draw(12_000)
+    for parts, horizon in ((1, None), (120, 5)):
         data = world.batch(np.split(y, parts), np.split(z, parts))
         model = world.fit(data, latents=None, relevant=None, horizon_bins=horizon)
         assert model.size.tolist() == [4, 2]
