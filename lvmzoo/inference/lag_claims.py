@@ -119,7 +119,7 @@ class LagClaims:
         self, found: Verdict, place: int, pair: tuple[str, str], count: int, counts: Sequence[int]
     ) -> Claim:
         edges = interval([float(number) for number in counts])
-        known = self._evidence(found.height, place) is not None or bool(len(found.height.null))
+        known = bool(len(found.height.null))
         note = f"pairs that survive {self.null} step by step, at the peak"
         if not known:
             count = int((self.draws.observed[place, int(found.peak[place]), :] > 0).sum())
@@ -129,8 +129,8 @@ class LagClaims:
             *pair,
             value=float(count),
             statistic="canonical pairs",
-            interval=None if not counts else (min(edges[0], count), max(edges[1], count)),
-            evidence=count > 0 if known else None,
+            interval=None if not counts else (min(edges[0], float(count)), max(edges[1], float(count))),
+            evidence=None if self.unknown else count > 0,
             note=self._note(note),
         )
 
