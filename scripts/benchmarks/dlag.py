@@ -100,8 +100,8 @@ def theirs(mbrila: Any, data: Batch) -> tuple[float, float, list[float]]:
         latent_spec=spec,
         y_dims=(UNITS, UNITS),
         T=BINS,
-        kernel_factory_across=lambda: mbrila.MOSEKernel(num_regions=2, init_sigma=5.0),
-        kernel_factory_within=lambda: mbrila.MOSEKernel(num_regions=1, init_sigma=5.0),
+        kernel_factory_across=lambda: mbrila.MOSEKernel(num_regions=2, init_sigma=0.05),
+        kernel_factory_within=lambda: mbrila.MOSEKernel(num_regions=1, init_sigma=0.05),
     )
     model.initialize_from_data(trials)
     model.fit(trials, max_iter=PASSES, tol=0.0)
