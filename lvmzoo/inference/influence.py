@@ -10,11 +10,11 @@ from lvmzoo.batch import Batch
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.influence_profiles import by_dimension, by_frequency, by_lag, by_time
-from lvmzoo.inference.influence_refits import chance, fitted, resampled
+from lvmzoo.inference.influence_refits import PASSES, chance, fitted, resampled
 from lvmzoo.inference.influence_study import LEVEL, Study
 from lvmzoo.inference.influence_surrogates import chance_of
 from lvmzoo.inference.linear_gaussian import LinearGaussian
-from lvmzoo.inference.region_channels import region_channels
+from lvmzoo.inference.region_channels import each_by_itself, region_channels
 from lvmzoo.inference.regional_structure import Structure
 
 __all__ = ["influence"]
@@ -46,13 +46,16 @@ def influence(
     inputs : known inputs, where the model has a drive.
     """
     found = region_channels(model, structure, emissions, batch, inputs)
-    channels, surrogates, why = chance_of(found, batch.condition, structure.max_lag)
+    channels = chance_of(found, batch.condition, structure.max_lag).channels
+    alone = each_by_itself(model, structure, emissions, batch, inputs, PASSES)
+    apart = region_channels(alone, structure, emissions, batch, inputs)
+    neutral, surrogates, why = chance_of(apart, batch.condition, structure.max_lag)
     draws = 0 if surrogates is None else permutations
     copies = resamples if int((channels.valid.sum(1) > 1).sum()) > 1 else 0
     share = (draws + 1) / (draws + 1 + copies)
     frequencies = torch.linspace(0, 0.5, FREQUENCIES, dtype=torch.float64)
     observed, null = chance(
-        channels,
+        neutral,
         structure,
         surrogates,
         frequencies,

@@ -28,6 +28,7 @@ from lvmzoo.inference.riccati import stable, stationary_covariance
 from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations
 
 __all__ = [
+    "PASSES",
     "Influence",
     "chance",
     "contributions",

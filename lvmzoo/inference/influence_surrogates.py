@@ -82,7 +82,10 @@ def rearranged(
     """Return the channels with the regions as chance puts them against each other."""
     drawn = surrogates.draw(len(channels.regions), generator)
     if isinstance(surrogates, TrialPermutations):
-        return channels.recombined(dict(zip(channels.regions, drawn, strict=True)))
+        mixed = channels.recombined(dict(zip(channels.regions, drawn, strict=True)))
+        # Regions without drift have that in common: it must hold in the new order of their trials, too.
+        clean = without_drift(mixed.activity, mixed.observed, condition=surrogates.condition)
+        return mixed._replace(activity=clean)
     activity, observed = torch.empty_like(channels.activity), torch.empty_like(channels.observed)
     for shift, own in zip(drawn, channels.regions.values(), strict=True):
         activity[..., own] = surrogates.against(shift, drawn[-1], channels.activity[..., own])

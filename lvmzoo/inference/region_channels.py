@@ -21,9 +21,10 @@ from torch import Tensor
 from lvmzoo.batch import Batch
 from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.linear_gaussian import LinearGaussian
-from lvmzoo.inference.regional_structure import Structure
+from lvmzoo.inference.regional_maximization import maximize_regional
+from lvmzoo.inference.regional_structure import Structure, shown_latents
 
-__all__ = ["Channels", "apart", "region_channels"]
+__all__ = ["Channels", "apart", "each_by_itself", "region_channels"]
 
 NOTHING = 1e-12  # of the largest eigenvalue of information: a direction that the activity does not show
 RAREST = 1e-6  # spikes per bin: a unit that is as good as silent
@@ -68,6 +69,52 @@ def apart(model: LinearGaussian, structure: Structure) -> LinearGaussian:
     )
 
 
+def each_by_itself(
+    model: LinearGaussian,
+    structure: Structure,
+    emissions: Emissions,
+    batch: Batch,
+    inputs: Float[Tensor, "trial bin channel"] | None,
+    passes: int,
+) -> LinearGaussian:
+    """Return the system whose regions are apart, after some passes of EM: what each is does not depend on another.
+
+    Latents that were fitted together show more of what two regions happen to share in the observed trials than latents
+    fitted to recombined trials would.
+    """
+    kept = slice(0, structure.present)  # regions apart need no memory of each other
+    alone = Structure(structure.names, structure.latents, ())
+    whole = apart(model, structure)
+    small = whole._replace(
+        dynamics=whole.dynamics[kept, kept],
+        dynamics_noise=whole.dynamics_noise[kept, kept],
+        initial_mean=whole.initial_mean[kept],
+        initial_covariance=whole.initial_covariance[kept, kept],
+        readout=whole.readout[:, kept],
+        drive=None if whole.drive is None else whole.drive[kept],
+    )
+    shown = shown_latents(alone.regions, [batch.layout], alone.size)
+    for _ in range(passes):
+        moments = emissions.expectations(small, batch.activity, batch.valid, batch.observed, inputs)
+        found = maximize_regional(emissions, small, moments, alone.regions, alone.allowed, shown)
+        small = apart(found, alone)
+    dynamics, noise, readout = whole.dynamics.clone(), whole.dynamics_noise.clone(), whole.readout.clone()
+    dynamics[kept, kept], noise[kept, kept], readout[:, kept] = small.dynamics, small.dynamics_noise, small.readout
+    drive = None
+    if whole.drive is not None and small.drive is not None:
+        drive = whole.drive.clone()
+        drive[kept] = small.drive
+    return whole._replace(
+        dynamics=dynamics,
+        dynamics_noise=noise,
+        readout=readout,
+        offset=small.offset,
+        noise=small.noise,
+        drive=drive,
+        feedthrough=small.feedthrough,
+    )
+
+
 def region_channels(
     model: LinearGaussian,
     structure: Structure,
@@ -85,7 +132,8 @@ def region_channels(
     structure : which latents belong to which region.
     emissions : how latents show in the activity.
     batch : all trials.
-    inputs : known inputs, where the model has a drive; what they do is taken out of the channels.
+    inputs : known inputs, where the model has a drive; what they do is taken out of the channels, and what regions that
+        they drive make of it in others.
     """
     observed = batch.observed & batch.valid[..., None]
     alone = apart(model, structure)
@@ -96,7 +144,7 @@ def region_channels(
         if inputs is not None and model.feedthrough is not None:
             values = values - inputs.to(values) @ model.feedthrough.T
     if inputs is not None and model.drive is not None:
-        values = values - _driven(alone, inputs) @ model.readout.T
+        values = values - _driven(model, inputs) @ model.readout.T
     values = torch.where(observed, values, 0.0)
     parts, shown, readouts, regions, start = [], [], [], {}, 0
     for name in batch.layout.units:
