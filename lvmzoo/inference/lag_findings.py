@@ -80,6 +80,10 @@ def lag_findings(
         return found
     profiles = []
     for place, pair in enumerate(asked.pairs):
+
+        def further(what: str, done: float, place: int = place) -> None:
+            progress(what, share + (1 - share) * (place + done) / len(asked.pairs))
+
         profile = _time_map(
             batch,
             ready,
@@ -87,7 +91,7 @@ def lag_findings(
             draws,
             asked,
             Regularization(asked.kind, float(maps.amounts[place].mean())),
-            lambda what, done, place=place: progress(what, share + (1 - share) * (place + done) / len(asked.pairs)),
+            further,
         )
         profiles.append(profile)
     return replace(found, profiles=(*found.profiles, *profiles))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,18 @@ def lag_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     products = LaggedProducts(wide[1], fold, 1, LAGS)
     none = Regularization()
     weights = [projection(products.within(part), 1, none)[:, None] for part in wide]
-    return canonical_pairs(products.cross(wide[0]), *weights, nuisance=1, pairs=1).correlation[0, :, 0].numpy()
+    return canonical_pairs(products.cross(wide[0]), weights[0], weights[1], 1, 1).correlation[0, :, 0].numpy()
 
 
 def lagged(x: np.ndarray, y: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the samples of both regions that are ``lag`` bins apart."""
     first = x[:, max(0, -lag) : TIMES - max(0, lag)].reshape(-1, UNITS)
     return first, y[:, max(0, lag) : TIMES - max(0, -lag)].reshape(-1, UNITS)
+
+
+def fits(fit: Callable[[np.ndarray, np.ndarray], float], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """Return one correlation for each pair."""
+    return [fit(*pair) for pair in pairs]
 
 
 def peers() -> dict[str, tuple[float, Callable[[np.ndarray, np.ndarray], float]]]:
@@ -72,7 +78,7 @@ def peers() -> dict[str, tuple[float, Callable[[np.ndarray, np.ndarray], float]]
         return found
 
     def by_zoo(x: np.ndarray, y: np.ndarray) -> float:
-        u, v = cca_zoo.linear.CCA(1).fit((x, y)).transform((x, y))
+        u, v = cca_zoo.linear.CCA(1).fit([x, y]).transform([x, y])
         return float(np.corrcoef(u[:, 0], v[:, 0])[0, 1])
 
     found["cca-zoo CCA"] = (30.0, by_zoo)
@@ -105,14 +111,14 @@ def compared(name: str, bound: float, fit: Callable[[np.ndarray, np.ndarray], fl
         took, found = seconds(lambda: time_map(a, b, Regularization()).numpy())
         ours["times"].append(took)
         places = random.integers(TIMES, size=(PAIRS_OF_PEER, 2))
-        took, expected = seconds(lambda places=places: [fit(x[:, s], y[:, t]) for s, t in places])
+        took, expected = seconds(partial(fits, fit, [(x[:, s], y[:, t]) for s, t in places]))
         theirs["times"].append(took * TIMES**2 / PAIRS_OF_PEER)
         errors = [abs(found[s, t] - value) for (s, t), value in zip(places, expected, strict=True)]
         differences["times"] = max(differences["times"], statistics.median(errors))
         took, found = seconds(lambda: lag_map(x, y))
         ours["lags"].append(took)
         some = [-LAGS, -4, 0, 4, LAGS]
-        took, expected = seconds(lambda some=some: [fit(*lagged(x, y, lag)) for lag in some])
+        took, expected = seconds(partial(fits, fit, [lagged(x, y, lag) for lag in some]))
         theirs["lags"].append(took * (2 * LAGS + 1) / len(some))
         differences["lags"] = max(differences["lags"], abs(float(found[LAGS + 4]) - expected[3]))
     size = f"{UNITS} + {UNITS} units, {TRIALS} trials"

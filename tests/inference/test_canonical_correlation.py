@@ -85,8 +85,8 @@ def test_correlation_of_held_out_data_is_that_of_its_variates() -> None:
     none = Regularization()
     cross, within_x, within_y = products(x[train], y[train])
     pairs = canonical_pairs(cross, projection(within_x, 1, none), projection(within_y, 1, none), 1, 3)
-    held = [m[None] for m in products(x[~train], y[~train])]
-    found = pooled(held_out(Pairs(*(leaf[None] for leaf in pairs)), *held, nuisance=1))
+    between, of_x, of_y = (m[None] for m in products(x[~train], y[~train]))
+    found = pooled(held_out(Pairs(*(leaf[None] for leaf in pairs)), between, of_x, of_y, 1))
     u, v = x[~train] @ pairs.x[:-1].numpy(), y[~train] @ pairs.y[:-1].numpy()
     expected = [np.corrcoef(u[:, k], v[:, k])[0, 1] for k in range(3)]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-10)
@@ -194,7 +194,7 @@ def test_cross_validated_time_map_equals_loops_over_folds_and_pairs() -> None:
     there[:9, 3] = False
     fold = fold_of_trials(60, 3)
     wide = [widened(part, there, torch.ones(60, 4, 1, dtype=torch.float64)) for part in (x, y)]
-    found = cross_validated_time_map(*wide, nuisance=1, levels=0, fold=fold, regularization=Regularization())
+    found = cross_validated_time_map(wide[0], wide[1], 1, 0, fold, Regularization())
     for s in range(4):
         for t in range(3):
             both = (there[:, s] & there[:, t]).numpy()

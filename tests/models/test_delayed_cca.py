@@ -224,7 +224,13 @@ def finite(found: Findings) -> None:
 @pytest.mark.parametrize("kind", ["shrinkage", "pca"])
 @pytest.mark.parametrize("case", ["one unit", "identical", "constant", "few trials", "unequal", "missing"])
 def test_hard_data(case: str, kind: str) -> None:
-    config = {"regularization": kind, "permutations": 19, "resamples": 5, "time_points": 3, "max_lag_bins": 3}
+    config: dict[str, Any] = {
+        "regularization": kind,
+        "permutations": 19,
+        "resamples": 5,
+        "time_points": 3,
+        "max_lag_bins": 3,
+    }
     batch = regions_world.coupled(0, 2, units=(6, 6), ragged=True)
     expected: bool | None = True
     if case == "one unit":
@@ -258,7 +264,14 @@ def test_hard_data(case: str, kind: str) -> None:
 
 def test_wrong_settings_are_refused() -> None:
     layout = regions_world.coupled(0, 1, trials=2).layout
-    for config in ({"regularization": "ridge"}, {"shrinkage": []}, {"shrinkage": [-1.0]}, {"folds": 1}, {"pairs": 0}):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"regularization": "ridge"},
+        {"shrinkage": []},
+        {"shrinkage": [-1.0]},
+        {"folds": 1},
+        {"pairs": 0},
+    )
+    for config in wrong:
         with pytest.raises(UserError):
             DelayedCCAConfig(**config)
     with pytest.raises(UserError, match="one region"):
