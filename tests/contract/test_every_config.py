@@ -88,7 +88,7 @@ def test_every_experiment_runs(name: str, request: pytest.FixtureRequest, tmp_pa
     fewer = {"permutations": 19, "resamples": 10}
     overrides += [f"model.{field}={number}" for field, number in fewer.items() if hasattr(config, field)]
     run = train(compose([*overrides, f"trainer.{limit}"]))
-    assert run.scores
+    assert run.scores or run.findings  # an experiment may set no trial apart
     assert run.folder is not None
     assert (run.folder / "report.html").exists()
 
