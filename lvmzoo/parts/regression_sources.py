@@ -13,35 +13,14 @@ from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
 from lvmzoo.parts.region_recording import RegionRecording, Windows
 from lvmzoo.parts.regression_session import Route
 
-__all__ = ["source_claims", "unique_contribution"]
+__all__ = ["measured_sources", "source_claims", "unique_contribution"]
 
 
 def source_claims(
     recording: RegionRecording, route: Route, questions: Questions, generator: torch.Generator, progress: Progress
 ) -> list[Claim]:
     """Return a claim for each source region about what it adds to the others; none for a single source."""
-    if len(route.sources) < 2:
-        return []
-    windows = recording.windows([*((source, route.lags) for source in route.sources), (route.target, (0,))], drift=True)
-    if windows is None:
-        return []
-    scatter = windows.scatter()
-    # Exchanging a region leaves the others as they are.
-    without = {source: _without(scatter, windows, route, source) for source in route.sources}
-    everything = _best(scatter, windows, route, route.sources)
-    measured = {source: Measured(everything - without[source]) for source in route.sources}
-    draws = questions.permutations if recording.can_exchange else 0
-    for draw in range(draws):
-        progress("what each source region adds", draw / draws)
-        for source in route.sources:
-            rows = recording.exchanged(windows.usable, generator)
-            chance = windows.exchanged(source, rows)
-            measured[source].null.append(_best(chance, windows, route, route.sources) - without[source])
-    for _ in range(questions.resamples if recording.trials > 1 else 0):
-        again = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
-        everything = _best(again, windows, route, route.sources)
-        for source in route.sources:
-            measured[source].resamples.append(everything - _without(again, windows, route, source))
+    measured = measured_sources(recording, route, questions, generator, progress)
     ps = corrected(list(measured.values()))
     claims = []
     for (source, found), p in zip(measured.items(), ps, strict=True):
@@ -62,6 +41,35 @@ def source_claims(
             )
         )
     return claims
+
+
+def measured_sources(
+    recording: RegionRecording, route: Route, questions: Questions, generator: torch.Generator, progress: Progress
+) -> dict[str, Measured]:
+    """Return what each source region adds to the others; nothing for a single source, or without a whole window."""
+    if len(route.sources) < 2:
+        return {}
+    windows = recording.windows([*((source, route.lags) for source in route.sources), (route.target, (0,))], drift=True)
+    if windows is None:
+        return {}
+    scatter = windows.scatter()
+    # Exchanging a region leaves the others as they are.
+    without = {source: _without(scatter, windows, route, source) for source in route.sources}
+    everything = _best(scatter, windows, route, route.sources)
+    measured = {source: Measured(everything - without[source]) for source in route.sources}
+    draws = questions.permutations if recording.can_exchange else 0
+    for draw in range(draws):
+        progress("what each source region adds", draw / draws)
+        for source in route.sources:
+            rows = recording.exchanged(windows.usable, generator)
+            chance = windows.exchanged(source, rows)
+            measured[source].null.append(_best(chance, windows, route, route.sources) - without[source])
+    for _ in range(questions.resamples if recording.trials > 1 else 0):
+        again = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
+        everything = _best(again, windows, route, route.sources)
+        for source in route.sources:
+            measured[source].resamples.append(everything - _without(again, windows, route, source))
+    return measured
 
 
 def unique_contribution(scatter: Scatter, windows: Windows, route: Route, source: str) -> float:
