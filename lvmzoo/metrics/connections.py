@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
@@ -28,7 +28,8 @@ class Connections:
     """Whether claims about regions agree with the true connections of a simulation, for each question that is answered.
 
     ``communication_correct`` is the share of pairs of which it is rightly said that they share activity, or that there
-    is no evidence of it: pairs share activity where one drives the other, by way of others too, or a third drives both.
+    is no evidence of it: pairs share activity where one drives the other, by way of others too, or a third drives both,
+    whether that one is among the data or not.
     ``direction_correct`` is the share of ordered pairs of which it is rightly said that the first drives the second, or
     that there is no evidence of it. Pairs that cannot be told, or of which nothing is said, count as wrong.
     ``edges_found`` is the share of the true connections that are claimed; ``edges_invented`` is the number of those
@@ -47,16 +48,16 @@ class Connections:
         if connections is None or not len(evaluation.bins("test")):  # nothing is evaluated
             return []
         regions = list(evaluation.layout.units)
-        edges = {
+        every = {
             (source, target): _Edge(float(delay_s), int(dimensions))
             for source, target, delay_s, dimensions in connections[list(COLUMNS)].to_numpy().tolist()
-            if source in regions and target in regions
         }
+        edges = {pair: edge for pair, edge in every.items() if set(pair) <= set(regions)}
         claims = evaluation.findings().claims
         session = evaluation.layout.session
         return [
-            *_communication(_of(claims, Question.COMMUNICATION), regions, edges, session),
-            *_direction(_of(claims, Question.DIRECTION), regions, edges, session),
+            *_communication(_of(claims, Question.COMMUNICATION), regions, every, session),
+            *_direction(_of(claims, Question.DIRECTION), regions, edges, every, session),
             *_delay(_of(claims, Question.DELAY), edges, session),
             *_dimensions(_of(claims, Question.DIMENSIONS), edges, session),
         ]
@@ -67,15 +68,16 @@ def _of(claims: Sequence[Claim], question: Question) -> list[Claim]:
 
 
 def _communication(
-    claims: Sequence[Claim], regions: Sequence[str], edges: dict[Pair, _Edge], session: str
+    claims: Sequence[Claim], regions: Sequence[str], every: Collection[Pair], session: str
 ) -> Iterator[Score]:
     if not claims:
         return
-    reached = {region: _reached(region, edges) for region in regions}
+    origins = {*regions, *(source for source, _ in every)}  # a region that was not recorded drives others, too
+    reached = {region: _reached(region, every) for region in origins}
     right: list[bool] = []
     wrong: list[str] = []
     for first, second in combinations(regions, 2):
-        truth = any({first, second} <= reached[origin] for origin in regions)
+        truth = any({first, second} <= found for found in reached.values())
         said = _evidence([c for c in claims if {c.source, c.target} == {first, second}])
         right.append(said is truth)
         if said is not truth:
@@ -84,7 +86,7 @@ def _communication(
 
 
 def _direction(
-    claims: Sequence[Claim], regions: Sequence[str], edges: dict[Pair, _Edge], session: str
+    claims: Sequence[Claim], regions: Sequence[str], edges: Collection[Pair], every: Collection[Pair], session: str
 ) -> Iterator[Score]:
     if not claims:
         return
@@ -102,7 +104,7 @@ def _direction(
         yield _share("edges_found", found, session, f"{missed} missed" if missed else "")
     absent = [pair for pair in said if pair not in edges]
     invented = [pair for pair in absent if said[pair]]
-    indirect = {pair: " (indirect)" if pair[1] in _reached(pair[0], edges) else "" for pair in invented}
+    indirect = {pair: " (indirect)" if pair[1] in _reached(pair[0], every) else "" for pair in invented}
     if absent:
         yield Score(
             "edges_invented",
@@ -164,7 +166,7 @@ def _about(claim: Claim, pair: Pair) -> bool:
     return {claim.source, claim.target} == set(pair)
 
 
-def _reached(origin: str, edges: dict[Pair, _Edge]) -> set[str]:
+def _reached(origin: str, edges: Collection[Pair]) -> set[str]:
     """Return a region and all that it drives, by way of others too."""
     found, frontier = {origin}, {origin}
     while frontier:

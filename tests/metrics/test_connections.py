@@ -133,6 +133,16 @@ def test_connections_of_regions_that_are_not_in_the_data_do_not_count():
     assert found["direction_correct"].n == 2
 
 
+def test_regions_share_activity_by_way_of_one_that_is_not_in_the_data():
+    shared = Claim(Question.COMMUNICATION, "A", "C", 0.3, "r", evidence=True)
+    driven = Claim(Question.DIRECTION, "A", "C", 0.3, "gain", evidence=True)
+    found = scores(shared, driven, regions=("A", "C"))
+    assert found["communication_correct"].value == 1
+    assert found["edges_invented"].note == "A → C (indirect)"
+    fork = CHAIN.assign(source="B", target=["A", "C"])
+    assert scores(shared, connections=fork, regions=("A", "C"))["communication_correct"].value == 1
+
+
 def test_nothing_is_to_be_found_where_no_region_drives_another():
     found = scores(*directions(AB=True), delay("AB", 3.0), connections=CHAIN[:0])
     assert found["edges_invented"].value == 1
