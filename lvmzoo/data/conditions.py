@@ -34,8 +34,10 @@ def _label(value: Any) -> str:
     if isinstance(value, tuple | list | np.ndarray):
         return ", ".join(_label(item) for item in value)
     if isinstance(value, float | np.floating):
-        return f"{value:g}" if np.isfinite(value) else ""
-    return "" if value is None or value is pd.NA else str(value)
+        if not np.isfinite(value):
+            return ""
+        return str(int(value)) if value == int(value) else f"{value:g}"  # :g merges numbers above a million
+    return "" if pd.isna(value) else str(value)
 
 
 def find_conditions(table: pd.DataFrame) -> Conditions | None:
@@ -49,7 +51,7 @@ def find_conditions(table: pd.DataFrame) -> Conditions | None:
         if lower.endswith(("_s", "_time", "_bins", "_id", "_index")) or lower in ("id", "trial", "index", "block"):
             continue
         counts = table[column].map(_label).value_counts()
-        counts = counts[counts.index != ""]
+        counts = counts[(counts.index != "") & (counts > 0)]  # of a categorical, levels that no trial has count, too
         if not 2 <= len(counts) <= _MOST_CONDITIONS or counts.median() < 3:
             continue
         rank = next((place for place, word in enumerate(_TELLING) if word in lower), len(_TELLING))
