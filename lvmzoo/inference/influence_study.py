@@ -93,9 +93,9 @@ class Study:
         value, null = float(self.fitted.granger[0, i, j]), self.null.granger[:, i, j]
         p = self._direction_p[self.edges.index((source, target))] if len(null) else None
         note = (
-            f"chance: {self.against}, the largest pair; p is the larger of those of Granger causality and of the "
-            "likelihood ratio of the block, for where noise hides a region's own past, another predicts it a little "
-            "without driving it"
+            f"chance: {self.against}, the largest pair; what is tested is fitted anew from regions apart, as chance "
+            "is; p is the larger of those of Granger causality and of the likelihood ratio of the block, for where noise "
+            "hides a region's own past, another predicts it a little without driving it"
         )
         return Claim(
             Question.DIRECTION,
@@ -142,16 +142,18 @@ class Study:
         )
 
     def dimensions(self, source: str, target: str) -> Claim:
-        """Through how many dimensions a source acts on a target."""
+        """Through how many dimensions a source acts on a target; no more than the model lets it."""
         i, j = self.at(source, target)
+        most = self.structure.latents if self.structure.rank is None else self.structure.rank
         value, spread, evidence = math.nan, None, None
         if not self.why:
             evidence = self._evidence(self._direction_p[self.edges.index((source, target))])
             limit = null_summary(self.null.correlations[:, i, j, 0])[1]
-            value = max(1.0, float((self.observed.correlations[0, i, j] > limit).sum())) if evidence else 0.0
+            beyond = int((self.observed.correlations[0, i, j] > limit).sum())
+            value = float(min(most, max(1, beyond))) if evidence else 0.0
             if self.boot is not None:
                 moved = self.boot.correlations[:, i, j] - self.boot.correlations[:, i, j].median(0).values
-                counts = (self.observed.correlations[0, i, j] + moved > limit).sum(-1)
+                counts = (self.observed.correlations[0, i, j] + moved > limit).sum(-1).clamp(max=most)
                 low, high = interval(counts.double())
                 spread = (min(value, float(math.floor(low))), max(value, float(math.ceil(high))))
         return Claim(

@@ -62,11 +62,13 @@ def chance_of(channels: Channels, condition: Int[Tensor, " trial"] | None, max_l
         whole = _without_slow(channels)
         seen = whole.observed.any(-1) & whole.valid
         parts = [whole.activity[..., own].flatten(0, 1) for own in whole.regions.values()]
-        time = max(correlation_time(part, seen.flatten()) for part in parts if part.shape[1])
-        cut, shifts = _stretches(whole, time, max_lag)
+        # A region that tells nothing has no channels.
+        time = max((correlation_time(part, seen.flatten()) for part in parts if part.shape[1]), default=1.0)
         times = int(seen.sum()) / time
-        if times >= FEWEST_TIMES and shifts.possible(len(channels.regions)):
-            return Chance(cut, shifts, "")
+        if times >= FEWEST_TIMES:
+            cut, shifts = _stretches(whole, time, max_lag)
+            if shifts.possible(len(channels.regions)):
+                return Chance(cut, shifts, "")
     told = "" if math.isinf(times) else f", and the session is {times:.0f} times as long as activity is correlated"
     return Chance(
         by_trials,

@@ -1,0 +1,51 @@
+"""Claims from numbers given by hand, and sessions of which nothing can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lvmzoo.findings import Claim
+from lvmzoo.inference.emissions import emissions_of
+from lvmzoo.inference.influence_refits import Influence
+from lvmzoo.inference.influence_study import Study
+from lvmzoo.inference.influence_surrogates import chance_of
+from lvmzoo.inference.region_channels import region_channels
+from tests.inference.influence_world import batch_of, planted, structure
+
+
+def numbers(cases: int, size: float) -> Influence:
+    """Return what cases say of two regions if A drives B and B does not drive A; two correlations of one size."""
+    draw = torch.Generator().manual_seed(0)
+    way = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    noise = 1 + 0.01 * torch.rand(cases, 1, 1, generator=draw, dtype=torch.float64)
+    values = size * way * noise
+    return Influence(
+        values, values[..., None], 100 * values, values[..., None].expand(-1, -1, -1, 2), values[..., None]
+    )
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(None, 2), (1, 1), (2, 2)])
+def test_no_more_dimensions_than_the_model_lets_through(rank: int | None, expected: int) -> None:
+    regions = dataclasses.replace(structure("AB", 2), rank=rank)
+    batch = batch_of(torch.zeros(30, 5, 4, dtype=torch.float64), "AB")
+    one, null, boot = numbers(1, 0.5), numbers(19, 0.1), numbers(5, 0.5)
+    study = Study(regions, ("A", "B"), batch, torch.zeros(1).double(), one, one, null, boot, "permuted trials", "")
+    claim: Claim = study.dimensions("A", "B")
+    assert claim.evidence
+    assert claim.value == expected
+    assert claim.interval == (expected, expected)
+
+
+def test_a_short_session_in_which_no_region_tells_anything() -> None:
+    regions = structure("AB", 2)
+    model = planted(regions, 4, [])
+    batch = batch_of(torch.zeros(3, 10, 8, dtype=torch.float64), "AB")
+    silent = model._replace(readout=torch.zeros_like(model.readout))
+    channels = region_channels(silent, regions, emissions_of("gaussian", [batch.layout]), batch)
+    assert channels.activity.shape[-1] == 0
+    found = chance_of(channels, None, 1)
+    assert found.surrogates is None
+    assert found.why.startswith("too short to tell")
