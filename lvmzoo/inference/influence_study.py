@@ -94,8 +94,8 @@ class Study:
         p = self._direction_p[self.edges.index((source, target))] if len(null) else None
         note = (
             f"chance: {self.against}, the largest pair; what is tested is fitted anew from regions apart, as chance "
-            "is; p is the larger of those of Granger causality and of the likelihood ratio of the block, for where noise "
-            "hides a region's own past, another predicts it a little without driving it"
+            "is; p is the larger of those of Granger causality and of the likelihood ratio of the block, for where "
+            "noise hides a region's own past, another predicts it a little without driving it"
         )
         return Claim(
             Question.DIRECTION,
