@@ -241,6 +241,25 @@ def test_residuals_leave_out_what_trials_of_a_condition_share() -> None:
     assert error < 0.5 * float(data.activity.mean(0).abs().mean())
 
 
+@pytest.mark.parametrize("emissions", ["gaussian", "poisson"])
+def test_messages_take_latents_apart(emissions: str) -> None:
+    """What regions send and what is new add up to the latents; only who may drive a region sends it something."""
+    units = {"A": 6, "B": 5, "C": 4}
+    counts = emissions == "poisson"
+    of = layout(units, counts)
+    data = batch(draw(world(0, units, CHAIN, lag=2), 1, 12, 20, counts), of, [20, 14, 9] * 4)
+    model = build(of, emissions=emissions, max_lag=2, connections=["A->B", "B->C"])
+    fit(model, [data], 3)
+    sent, new = model.messages(data)
+    latents = model.latents(data)
+    for i, rows in enumerate(model.regions.values()):
+        torch.testing.assert_close(sent[i].sum(0) + new[i], latents[..., rows], rtol=0, atol=1e-10)
+    loud = sent.abs().amax((2, 3, 4)) > 0
+    assert loud.tolist() == [[True, False, False], [True, True, False], [False, True, True]]
+    now = sent[1, 0][0, 5] - model.blocks(1)["A", "B"] @ latents[0, 4, :2]
+    torch.testing.assert_close(now, model.blocks(2)["A", "B"] @ latents[0, 3, :2], rtol=0, atol=1e-10)
+
+
 def test_samples_are_of_the_model() -> None:
     """Covariances of drawn latents at every lag are those of the planted lagged system."""
     units = {"A": 4, "B": 3}
@@ -309,6 +328,14 @@ def test_known_inputs_are_no_influence() -> None:
 def test_wrong_settings_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(layout({"A": 4, "B": 3}, counts=True), **config)
+
+
+def test_lags_beyond_every_trial_are_refused() -> None:
+    with pytest.raises(UserError, match="longest trial has 5 bins"):
+        build(layout({"A": 4, "B": 3}, longest_bins=5), max_lag=5)
+    two = [layout({"A": 4, "B": 3}, session=name, longest_bins=bins) for name, bins in (("short", 5), ("long", 6))]
+    assert build(two, max_lag=5).structure.max_lag == 5
+    assert build(layout({"A": 4, "B": 3}, longest_bins=1)).structure.max_lag == 1
 
 
 def test_sessions_must_have_two_regions_and_the_same() -> None:

@@ -31,6 +31,7 @@ from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.influence import influence
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
+from lvmzoo.inference.messages import Messages, messages
 from lvmzoo.inference.regional_canonical import regional_canonical
 from lvmzoo.inference.regional_maximization import maximize_regional
 from lvmzoo.inference.regional_starting import regional_start
@@ -80,6 +81,13 @@ class MultiRegionLDS(StateSpace, Communicates, Connects):
 
     def __init__(self, config: MultiRegionLDSConfig, layouts: Sequence[Layout]) -> None:
         names = _names(layouts)
+        longest = max(layout.longest_bins for layout in layouts)
+        if 0 < longest <= config.max_lag and config.max_lag > 1:
+            raise UserError(
+                f"model.max_lag is {config.max_lag} bins.",
+                f"The longest trial has {longest} bins.",
+                "Set model.max_lag to fewer bins than trials have, or use longer trials.",
+            )
         structure = Structure(
             names, config.latents, _connections(config.connections, names), config.max_lag, config.rank
         )
@@ -165,6 +173,15 @@ class MultiRegionLDS(StateSpace, Communicates, Connects):
             progress=progress,
             inputs=known,
         )
+
+    @torch.no_grad()
+    def messages(self, batch: Batch) -> Messages:
+        """Return the smoothed latents of each region taken apart: what each region sent to it, and what is new.
+
+        What known inputs do counts as new.
+        """
+        state = self._emissions.smoothed(self.parameters_of(batch.layout.session), *self._data(batch))[0]
+        return messages(self.dynamics, self.structure, state, batch.valid)
 
     def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
         """Return the expected latents one bin later, with known inputs at their training mean.
