@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Claim", "Findings", "Profile", "Progress", "Question", "quiet_progress"]
+__all__ = ["DIRECTLY", "Claim", "Findings", "Profile", "Progress", "Question", "quiet_progress"]
 
 Progress = Callable[[str, float], None]  # what is being done, and the fraction of it that is done
 
 
 def quiet_progress(what: str, fraction: float) -> None:
     """Say nothing."""
+
+
+DIRECTLY = "directly"  # item of a claim about communication that is not by way of other regions of the model
 
 
 class Question(StrEnum):

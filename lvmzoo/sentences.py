@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lvmzoo.findings import Claim, Question
+from lvmzoo.findings import DIRECTLY, Claim, Question
 
 __all__ = ["CAUTION", "Answers", "amount", "answers", "brief", "p_value", "pair", "sentence", "verdict"]
 
@@ -169,7 +169,7 @@ def _measured(claim: Claim) -> str:
         return ""
     latent = claim.item.startswith("latent")
     what = f"{claim.statistic} of {claim.item}" if latent else claim.statistic
-    beyond = f" {claim.item}" if claim.item and not latent else ""
+    beyond = f" {claim.item}" if claim.item and not latent and claim.item != DIRECTLY else ""
     value, support = f"{amount(claim.value, claim.unit)}{beyond}", f"{_support(claim, claim.interval)}{_control(claim)}"
     return f": {what} {value}{support}" if len(claim.statistic) <= _SHORT else f": {value}{support}, the {what}"
 
@@ -182,7 +182,8 @@ def _control(claim: Claim) -> str:
 
 
 def _communication(claim: Claim) -> str:
-    what = f"{claim.source} and {claim.target} share activity"
+    directly = f" {DIRECTLY}" if claim.item == DIRECTLY else ""
+    what = f"{claim.source} and {claim.target} share activity{directly}"
     return f"{_start(claim, what)}{_measured(claim)}"
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch
-from lvmzoo.findings import Claim, Question
+from lvmzoo.findings import DIRECTLY, Claim, Question
 from lvmzoo.inference.influence_refits import Influence
 from lvmzoo.inference.nulls import interval, null_summary, p_value
 from lvmzoo.inference.regional_structure import Structure
@@ -84,7 +84,9 @@ class Study:
             p=p,
             null=null_summary(null) if len(null) else None,
             evidence=self._evidence(p),
-            note=self.why or f"chance: {self.against}, the largest pair",
+            item=DIRECTLY,
+            note=self.why
+            or f"chance: {self.against}, the largest pair; directly: not by way of another of these regions",
         )
 
     def direction(self, source: str, target: str) -> Claim:

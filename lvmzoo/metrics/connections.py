@@ -8,7 +8,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from lvmzoo.findings import Claim, Question
+from lvmzoo.findings import DIRECTLY, Claim, Question
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.models.base import Connects
 
@@ -29,7 +29,7 @@ class Connections:
 
     ``communication_correct`` is the share of pairs of which it is rightly said that they share activity, or that there
     is no evidence of it: pairs share activity where one drives the other, by way of others too, or a third drives both,
-    whether that one is among the data or not.
+    whether that one is among the data or not. Of claims that regions communicate directly, one drives the other.
     ``direction_correct`` is the share of ordered pairs of which it is rightly said that the first drives the second, or
     that there is no evidence of it. Pairs that cannot be told, or of which nothing is said, count as wrong.
     ``edges_found`` is the share of the true connections that are claimed; ``edges_invented`` is the number of those
@@ -77,8 +77,11 @@ def _communication(
     right: list[bool] = []
     wrong: list[str] = []
     for first, second in combinations(regions, 2):
-        truth = any({first, second} <= found for found in reached.values())
-        said = _evidence([c for c in claims if {c.source, c.target} == {first, second}])
+        told = [c for c in claims if {c.source, c.target} == {first, second}]
+        direct = bool({(first, second), (second, first)} & set(every))
+        directly = bool(told) and all(c.item == DIRECTLY for c in told)
+        truth = direct if directly else any({first, second} <= found for found in reached.values())
+        said = _evidence(told)
         right.append(said is truth)
         if said is not truth:
             wrong.append(f"{first} and {second} {_WRONG[said]}")

@@ -155,3 +155,11 @@ def test_without_truth_or_claims_there_is_no_row():
     assert not Connections()(Evaluation(Full(session), dataclasses.replace(session, connections=None)))
     assert not scores()
     assert not isinstance(Base(session), Connections.needs)
+
+
+def test_claims_of_direct_communication_are_judged_by_direct_connections():
+    said = {"AB": True, "BC": True, "AC": False}
+    claims = [Claim(Question.COMMUNICATION, *pair, 0.1, "ratio", evidence=value) for pair, value in said.items()]
+    assert scores(*claims)["communication_correct"].value == pytest.approx(2 / 3)  # A and C share activity through B
+    direct = [dataclasses.replace(claim, item="directly") for claim in claims]
+    assert scores(*direct)["communication_correct"].value == 1
