@@ -85,8 +85,7 @@ class Study:
             null=null_summary(null) if len(null) else None,
             evidence=self._evidence(p),
             item=DIRECTLY,
-            note=self.why
-            or f"chance: {self.against}, the largest pair; directly: not by way of another of these regions",
+            note=self.why or f"chance: {self.against}, the largest pair; directly: not by way of the others",
         )
 
     def direction(self, source: str, target: str) -> Claim:
