@@ -31,7 +31,7 @@ def by_frequency(study: Study, source: str, target: str) -> Profile:
 
 def by_lag(study: Study, one: str, other: str) -> Profile:
     """Return what the latents of one lag alone tell; left of zero the first region follows the second."""
-    value, null = study.by_lag(study.fitted, one, other)[0], study.by_lag(study.null, one, other)
+    value, null = study.by_lag(study.observed, one, other)[0], study.by_lag(study.null, one, other)
     low, high = _band(value, None if study.boot is None else study.by_lag(study.boot, one, other))
     axes = {"lag (ms)": 1000 * study.lags * study.batch.layout.bin_width_s}
     statistic = "what the latents of one lag tell (nats/bin)"

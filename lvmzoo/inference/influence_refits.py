@@ -62,10 +62,7 @@ def chance(
     progress: Progress = quiet_progress,
 ) -> tuple[Influence, Influence]:
     """Return what the observed trials say, as one case, and what recombined ones do; both by the same protocol."""
-    names = list(channels.regions)
-    alone, _ = refit(apart(channels.model, structure), channels, structure, _allowed(structure, names[:0]), PASSES)
-    alone = apart(alone, structure)
-    allowed = _allowed(structure, names)
+    alone, allowed = _alone(channels, structure), _allowed(structure, list(channels.regions))
     generator = torch.Generator().manual_seed(seed)
     found = []
     for k in range(draws + 1 if surrogates is not None else 1):
@@ -84,19 +81,23 @@ def resampled(
     seed: int,
     progress: Progress = quiet_progress,
 ) -> Influence:
-    """Return what resamples of the trials say, each fitted from the parameters of all trials."""
+    """Return what resamples of the trials say, by the protocol of the observed trials."""
     if not draws:
         return _none(fitted(channels, structure, frequencies))
     generator = torch.Generator().manual_seed(seed)
-    allowed = _allowed(structure, list(channels.regions))
+    alone, allowed = _alone(channels, structure), _allowed(structure, list(channels.regions))
     found = []
     for k in range(draws):
         data = channels.trials(bootstrap(len(channels.valid), generator))
-        found.append(
-            measure(*refit(channels.model, data, structure, allowed, PASSES), channels, structure, frequencies)
-        )
+        found.append(measure(*refit(alone, data, structure, allowed, PASSES), channels, structure, frequencies))
         progress("resampling trials", (k + 1) / draws)
     return _stack(found)
+
+
+def _alone(channels: Channels, structure: Structure) -> LinearGaussian:
+    """Return the system of regions that do not act on each other."""
+    nothing = _allowed(structure, [])
+    return apart(refit(apart(channels.model, structure), channels, structure, nothing, PASSES)[0], structure)
 
 
 def fitted(channels: Channels, structure: Structure, frequencies: Float[Tensor, " frequency"]) -> Influence:

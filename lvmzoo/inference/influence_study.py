@@ -61,7 +61,11 @@ class Study:
         return self.names.index(target), self.names.index(source)
 
     def by_lag(self, cases: Influence, one: str, other: str) -> Float[Tensor, "case lag"]:
-        """Return what each lag tells; above zero the second region follows the first."""
+        """Return what each lag tells; above zero the second region follows the first.
+
+        Of fits that begin with regions apart: after many passes, latents that the units hardly show may come to store
+        what other regions did, and then tell of it at lags of their own.
+        """
         i, j = self.at(one, other)
         return torch.cat([cases.lagged[:, j, i].flip(-1), cases.lagged[:, i, j]], -1)
 
@@ -115,7 +119,7 @@ class Study:
     def delay(self, one: str, other: str) -> Claim:
         """By how much the second region follows the first: the lag at which one tells most of the other."""
         width = 1000 * self.batch.layout.bin_width_s
-        lag = float(self.lags[int(self.by_lag(self.fitted, one, other).argmax())])
+        lag = float(self.lags[int(self.by_lag(self.observed, one, other).argmax())])
         edge, back = ((one, other), (other, one)) if lag > 0 else ((other, one), (one, other))
         p = self._direction_p[self.edges.index(edge)] if len(self.null.granger) and edge in self.edges else None
         low = high = lag
