@@ -244,11 +244,18 @@ def write_findings(folder: Path, findings: Mapping[str, Findings]) -> None:
 
 
 def read_findings(folder: Path) -> dict[str, Findings]:
-    """Read what ``write_findings`` wrote; nothing where a run has no findings."""
+    """Read what ``write_findings`` wrote; nothing where a run has no findings. Raises UserError if it is damaged."""
     path = folder / "findings.json"
     if not path.is_file():
         return {}
-    return {session: Findings.from_json(plain) for session, plain in json.loads(path.read_text()).items()}
+    try:
+        return {session: Findings.from_json(plain) for session, plain in json.loads(path.read_text()).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}.",
+            "It is damaged, or a later release wrote it.",
+            "Move it away to use the model without its findings, or train it again.",
+        ) from error
 
 
 def save_latents(path: Path, latents: Mapping[str, np.ndarray]) -> None:

@@ -6,12 +6,15 @@ import dataclasses
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from lvmzoo.errors import UserError
 from lvmzoo.findings import Claim, Findings, Profile, Question
+from lvmzoo.run import read_findings, write_findings
 from lvmzoo.sentences import answers, p_value, verdict
 from lvmzoo.train_command import print_answers
 
@@ -155,6 +158,19 @@ def many(question: str, count: int, evidence: bool | None, **changes) -> list[Cl
     return [
         claim(question, 0.1 + 0.01 * i, evidence, source=f"R{i}", target=f"R{i + 1}", **changes) for i in range(count)
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["{torn", "[]", '{"a": null}', '{"a": {"claims": [{"question": "why", "value": 1}], "profiles": []}}']
+)
+def test_a_folder_without_findings_has_none_and_damaged_ones_are_named(tmp_path: Path, text: str) -> None:
+    assert read_findings(tmp_path) == {}
+    claim = Claim(Question.DELAY, "A", "B", 20.0, "lag", "ms")
+    write_findings(tmp_path, {"a": Findings((claim,))})
+    assert read_findings(tmp_path)["a"].claims == (claim,)
+    (tmp_path / "findings.json").write_text(text)
+    with pytest.raises(UserError, match=r"findings\.json cannot be read"):
+        read_findings(tmp_path)
 
 
 def test_answers_come_by_question_with_the_strongest_evidence_first():
