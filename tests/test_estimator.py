@@ -54,6 +54,24 @@ def test_behavior_is_decoded_and_scored() -> None:
     assert sorted(named) == ["hand", "speed"]
 
 
+def test_findings_are_computed_once_saved_and_need_regions_and_data(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(12, 8, 6))
+    settings: dict[str, Any] = {"regions": ["A"] * 3 + ["B"] * 3, "permutations": 0, "resamples": 0}
+    estimator = Estimator("multi_region_lds", latents=1, trainer=TRAINER, **settings)
+    with pytest.raises(UserError, match="not fitted"):
+        estimator.findings()
+    estimator.fit(X)
+    with pytest.raises(UserError, match=r"call findings\(\) before save\(\)"):
+        lvmzoo.load(estimator.save(tmp_path / "without")).findings()
+    found = estimator.findings()
+    assert found["arrays"].claims
+    assert all(claim.p is claim.interval is claim.evidence is None for claim in found["arrays"].claims)
+    assert estimator.findings()["arrays"] is found["arrays"]
+    assert lvmzoo.load(estimator.save(tmp_path / "with")).findings()["arrays"].claims == found["arrays"].claims
+    with pytest.raises(UserError, match=r"lds says nothing about regions.*\n.*multi_region_lds"):
+        make().fit(X).findings()
+
+
 def test_scores_say_more_of_structured_data() -> None:
     X, _ = trials()
     random = np.random.default_rng(0)
