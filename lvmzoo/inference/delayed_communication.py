@@ -137,7 +137,9 @@ def exchange(
     """
     grams, products, powers = [], [], []
     for which in (there, back):
-        predicted, y = (without_drift(values, which.shown) for values in (which.predicted, which.target))
+        predicted, y = (
+            without_drift(values, which.shown, condition=condition) for values in (which.predicted, which.target)
+        )
         predicted, y = (torch.where(which.shown, values, 0.0).flatten(1) for values in (predicted, y))
         power = torch.stack([predicted.square().sum(1), y.square().sum(1)], 1)
         gram = predicted @ y.T

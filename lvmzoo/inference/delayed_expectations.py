@@ -7,6 +7,7 @@ of the process and w its weights.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ __all__ = [
     "posterior_moments",
     "zero_sums",
 ]
+
+SIMILAR = 0.75  # of the length for which features were made: shorter trials need fewer
 
 
 class Sums(NamedTuple):
@@ -61,16 +64,17 @@ def zero_sums(model: DelayedProcesses) -> Sums:
 
 
 class _ByLength:
-    """Features of trials by their length; trials come by length."""
+    """Features of trials by their length; trials come by length, longest first."""
 
     def __init__(self, model: DelayedProcesses) -> None:
         self._model = model
-        self._kept: tuple[int, Features] | None = None
+        self._kept: Features | None = None
 
     def __call__(self, bins: int) -> Features:
-        if self._kept is None or self._kept[0] != bins:
-            self._kept = bins, Features(self._model, bins)
-        return self._kept[1]
+        """Return the first rows of longer trials' features, where these are not much longer, or new ones."""
+        if self._kept is None or not SIMILAR * self._kept.bins <= bins <= self._kept.bins:
+            self._kept = Features(self._model, bins)
+        return self._kept if self._kept.bins == bins else self._kept.cut(bins)
 
 
 def expectations(
@@ -79,11 +83,20 @@ def expectations(
     valid: Bool[Tensor, "trial bin"],
     observed: Bool[Tensor, "trial bin unit"],
     information: bool = True,
+    rough: bool = False,
 ) -> Sums:
-    """Return the posterior expectations of the sufficient statistics, and the log-likelihood with its derivatives."""
+    """Return the posterior expectations of the sufficient statistics, and the log-likelihood with its derivatives.
+
+    Parameters
+    ----------
+    model, activity, valid, observed : of one session.
+    information : whether to compute the Fisher information.
+    rough : complete trials tell as much a bin as the longest of similar length, which will do for steps of a search.
+    """
     total = zero_sums(model)
     total.bins.add_(valid.sum())
     features = _ByLength(model)
+    known: dict[Features, Tensor] = {}  # Fisher information of complete trials as long as these features are for
     for pattern in groups(valid, observed):
         posterior = Posterior(model, pattern, features(pattern.bins))
         trials = len(pattern.lengths)
@@ -114,7 +127,11 @@ def expectations(
                 total.readout[units] += moment[region] * posterior.shown[units, None, None]
         total.slope.add_(slopes.total(inverse, trials))
         if information:
-            total.information.add_(slopes.information(inverse), alpha=trials)
+            like = posterior.features.longest
+            share = pattern.bins / like.bins
+            if not rough or not posterior.complete or like not in known:
+                known = {like: slopes.information(inverse) / share}
+            total.information.add_(known[like], alpha=trials * share)
     total.log_likelihood.sub_(0.5 * (total.squares / model.noise).sum())
     return total
 
@@ -161,17 +178,20 @@ class _Slopes:
             solved.append(inverse @ K)
             columns.append(own)
         learned = torch.eye(features.count).to(inverse) - inverse
+        products = torch.cat(loaded, 1).T @ torch.cat(solved, 1)
+        edges = [0, *itertools.accumulate(one.shape[1] for one in loaded)]
+        spans = [slice(first, last) for first, last in itertools.pairwise(edges)]
         found = inverse.new_zeros(len(slopes), len(slopes))
         for a, one in enumerate(slopes):
             for b, other in enumerate(slopes[: a + 1]):
                 i, k = features.slices[one.latent], features.slices[other.latent]
-                Q = -loaded[a].T @ solved[b]
+                value = (solved[a][k] * solved[b][i].T).sum() - (products[spans[a], spans[b]] * learned[i, k]).sum()
                 theirs = dict(other.values)
                 for region, values in one.values:
                     if region in theirs:
                         J = self._posterior.information[..., region, columns[a][region], columns[b][region]]
-                        Q = Q + values.T @ (theirs[region] * (J if J.ndim == 0 else J[:, None]))
-                value = (solved[a][k] * solved[b][i].T).sum() + (Q * learned[i, k]).sum()
+                        Q = values.T @ (theirs[region] * (J if J.ndim == 0 else J[:, None]))
+                        value = value + (Q * learned[i, k]).sum()
                 found[a, b] = found[b, a] = value
         return found
 

@@ -276,7 +276,7 @@ def refine(
     sessions = [(slice(0, len(model.offset)), counts)]
     bins, before = float(data.valid.sum()), -math.inf
     for _ in range(passes):
-        sums = expectations(model, *data, information=not fitting.searching)
+        sums = expectations(model, *data, information=not fitting.searching, rough=True)
         model, reached = fitting.update(model, sums, sessions)
         if fitting.settled:
             if float(reached) * bins - before < gain:

@@ -75,14 +75,23 @@ class Posterior:
         self.log_determinant = torch.logdet(loaded).sum() * repeats
         self.grams: list[Tensor] = []
         precision = torch.eye(features.count).to(C)
+        self.places = [
+            [features.slices[model.latent(region, column)] for column in range(columns)]
+            for region in range(len(model.regions))
+        ]
         for region, seen in enumerate(features.seen):
+            places = list(zip(self.places[region], seen.slices, strict=True))
             if self.complete:
-                gram = seen.values.T @ seen.values
-                self.grams.append(gram)
-                own = gram * self.information[region][seen.owner][:, seen.owner]
-            else:
-                own = torch.cat([seen.values[:, s].T @ self.loaded(region, c) for c, s in enumerate(seen.slices)])
-            precision[seen.place[:, None], seen.place] += own
+                self.grams.append(seen.values.T @ seen.values)
+                information = self.information[region].tolist()
+                for i, (to, own) in enumerate(places):
+                    for k, (other, its) in enumerate(places):
+                        precision[to, other].add_(self.grams[region][own, its], alpha=information[i][k])
+                continue
+            for c, (to, own) in enumerate(places):
+                product = seen.values[:, own].T @ self.loaded(region, c)
+                for other, its in places:
+                    precision[to, other] += product[:, its]
         self.root = torch.linalg.cholesky(precision)
         self.log_determinant = self.log_determinant + 2 * self.root.diagonal().log().sum()
 
@@ -130,12 +139,13 @@ class Posterior:
     def covariance_sums(self, inverse: Float[Tensor, "feature feature"]) -> Float[Tensor, "region column column"]:
         """Return the sum over the bins of a complete trial of the posterior covariance within each region."""
         columns = self.model.readout.shape[1]
-        found = []
-        for seen, gram in zip(self.features.seen, self.grams, strict=True):
-            own = gram * inverse[seen.place[:, None], seen.place]
-            by_row = own.new_zeros(columns, own.shape[1]).index_add_(0, seen.owner, own)
-            found.append(own.new_zeros(columns, columns).index_add_(1, seen.owner, by_row))
-        return self.bins * self.white + self.shrink @ torch.stack(found) @ self.shrink
+        found = inverse.new_zeros(len(self.grams), columns, columns)
+        for region, (seen, gram) in enumerate(zip(self.features.seen, self.grams, strict=True)):
+            places = list(zip(self.places[region], seen.slices, strict=True))
+            for i, (to, own) in enumerate(places):
+                for k, (other, its) in enumerate(places[: i + 1]):
+                    found[region, i, k] = found[region, k, i] = (gram[own, its] * inverse[to, other]).sum()
+        return self.bins * self.white + self.shrink @ found @ self.shrink
 
     def covariances(self, inverse: Float[Tensor, "feature feature"]) -> Float[Tensor, "bin region column column"]:
         """Return the posterior covariance of each bin within each region."""

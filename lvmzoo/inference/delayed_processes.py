@@ -14,6 +14,7 @@ Gokcen et al. (2022) Nature Computational Science 2, 512, doi:10.1038/s43588-022
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,7 +77,8 @@ class Features:
     """Features of trials of one length."""
 
     def __init__(self, model: DelayedProcesses, bins: int) -> None:
-        self._model, self._bins = model, bins
+        self._model, self.bins = model, bins
+        self._longer: Features | None = None  # of a longer trial, which these are the first rows of
         regions, across = len(model.delays), model.across
         self.of: list[Float[Tensor, "row bin own"]] = []  # of each process; a row is a region that sees it
         self.slices: list[slice] = []  # of each process among all features
@@ -90,6 +92,21 @@ class Features:
             first += values.shape[2]
         self.count = first
         self.seen = [self._seen(region) for region in range(regions)]
+
+    def cut(self, bins: int) -> Features:
+        """Return the features of trials that end earlier: a process on the first bins of a longer trial."""
+        shorter = copy.copy(self)
+        shorter.bins = bins
+        shorter.of = [values[:, :bins] for values in self.of]
+        shorter.seen = [seen._replace(values=seen.values[:bins]) for seen in self.seen]
+        shorter.__dict__.pop("slopes", None)
+        shorter._longer = self
+        return shorter
+
+    @property
+    def longest(self) -> Features:
+        """The features that these are the first rows of, or themselves."""
+        return self if self._longer is None else self._longer
 
     def rows(self, latent: int) -> list[tuple[int, int, int]]:
         """Return (row, region, column) of each place where a process is seen."""
@@ -114,7 +131,7 @@ class Features:
         return Seen(torch.cat(values, 1), torch.cat(index), torch.cat(owner), tuple(slices))
 
     def _make(self, latent: int, delays: Float[Tensor, " row"]) -> Float[Tensor, "row bin own"]:
-        model, bins = self._model, self._bins
+        model, bins = self._model, self.bins
         tau = float(model.timescales[latent])
         circle = bins + _span(delays)
         dense = feature_count([tau], circle) > bins * len(delays)
@@ -127,7 +144,7 @@ class Features:
 
     def _root(self, latent: int, tau: float, delays: Float[Tensor, " row"]) -> Float[Tensor, "row bin own"]:
         """Return the square root of the kernel matrix over bins and regions, by its eigenvectors."""
-        K = (1 - self._model.nugget) * torch.exp(-0.5 * (_lags(self._bins, delays) / tau).square())
+        K = (1 - self._model.nugget) * torch.exp(-0.5 * (_lags(self.bins, delays) / tau).square())
         values, vectors = torch.linalg.eigh(K)
         keep = values > RANK * values[-1]
         scale = values[keep].sqrt()
@@ -137,6 +154,9 @@ class Features:
     @cached_property
     def slopes(self) -> list[Slope]:
         """By the log timescales, then by the delays, region by region."""
+        if self._longer is not None:
+            whole, bins = self._longer.slopes, self.bins
+            return [Slope(one.latent, tuple((m, values[:bins]) for m, values in one.values)) for one in whole]
         model, regions = self._model, len(self._model.delays)
         found = [self._by_timescale(latent) for latent in range(len(model.timescales))]
         return found + [self._by_delay(j, m) for m in range(regions) for j in range(model.across)]
@@ -146,7 +166,7 @@ class Features:
         if latent in self._dense:
             K, inside = self._dense[latent]
             delays = self._model.delays[:, latent] if len(rows) > 1 or latent < self._model.across else None
-            lags = _lags(self._bins, K.new_zeros(1) if delays is None else delays)
+            lags = _lags(self.bins, K.new_zeros(1) if delays is None else delays)
             values = _of_root(K * (lags / tau).square(), inside, len(rows))
         else:
             w = self._frequencies[latent]
@@ -154,7 +174,7 @@ class Features:
         return Slope(latent, tuple((region, values[row]) for row, region, _ in rows))
 
     def _by_delay(self, latent: int, region: int) -> Slope:
-        model, bins = self._model, self._bins
+        model, bins = self._model, self.bins
         if latent in self._dense:
             K, inside = self._dense[latent]
             pull = K * _lags(bins, model.delays[:, latent]) / float(model.timescales[latent]) ** 2
