@@ -1,7 +1,7 @@
 """Canonical correlations of each time in one region with each time in another, across trials that share a clock.
 
-Each time is whitened once; one matrix product gives the covariances of all pairs of times, one batch of decompositions
-their canonical correlations. Semedo et al. (2022), doi:10.1038/s41467-022-28552-w.
+Each time is whitened once; one matrix product gives the covariances of all pairs of times, and their canonical
+correlations are found in batches. Semedo et al. (2022), doi:10.1038/s41467-022-28552-w.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvmzoo.inference.canonical_correlation import Regularization, whitening
+from lvmzoo.inference.leading import largest_singular_values
 
 __all__ = ["cross_validated_time_map", "less_nuisance", "time_map", "windows"]
+
+SMALLEST_PIVOT = 1e-4  # of a Cholesky factor, as a share of its largest
 
 
 def time_map(
@@ -28,7 +31,7 @@ def time_map(
     regularization : of the whitening.
     """
     white = [_whitened(part - part.mean(0), regularization) for part in (x, y)]
-    return torch.linalg.svdvals(_products(*white) / len(x))[..., 0]
+    return largest_singular_values(*white) / len(x)
 
 
 def cross_validated_time_map(
@@ -120,8 +123,20 @@ def _weights(z: Float[Tensor, "trial time unit"], regularization: Regularization
     return whitening(moments / bins[:, None, None], regularization)
 
 
-def _whitened(z: Float[Tensor, "trial time unit"], regularization: Regularization) -> Float[Tensor, "trial time unit"]:
-    return torch.bmm(z.transpose(0, 1), _weights(z, regularization)).transpose(0, 1)
+def _whitened(z: Float[Tensor, "trial time unit"], regularization: Regularization) -> Float[Tensor, "time unit trial"]:
+    """Return each time whitened: by its Cholesky factor, where that is well conditioned and all directions count."""
+    by_time = z.permute(1, 2, 0).contiguous()
+    covariance = by_time @ by_time.mT / len(z)
+    if regularization.kind == "shrinkage":
+        mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        amount = torch.as_tensor(regularization.amount, dtype=z.dtype, device=z.device)
+        added = covariance + torch.diag_embed((amount * mean)[:, None].expand(-1, z.shape[-1]))
+        factor, failed = torch.linalg.cholesky_ex(added)
+        pivots = factor.diagonal(dim1=-2, dim2=-1)
+        if not bool(failed.any()) and bool((pivots.amin(-1) > SMALLEST_PIVOT * pivots.amax(-1)).all()):
+            eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).expand_as(factor)
+            return torch.linalg.solve_triangular(factor, eye, upper=False) @ by_time
+    return whitening(covariance, regularization).mT @ by_time
 
 
 def _products(
