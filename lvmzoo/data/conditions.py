@@ -11,9 +11,10 @@ from jaxtyping import Int
 
 from lvmzoo.errors import UserError, unknown
 
-__all__ = ["Conditions", "choose_conditions", "find_conditions"]
+__all__ = ["Conditions", "choose_conditions", "find_conditions", "match_conditions"]
 
 _TELLING = ("condition", "target", "stimulus", "direction", "choice", "cue", "type", "go", "side")
+_NEVER = ("id", "trial", "index", "block")
 _MOST_CONDITIONS = 24
 
 
@@ -45,24 +46,48 @@ def find_conditions(table: pd.DataFrame) -> Conditions | None:
 
     It has 2 to 24 levels with, in the median, three trials or more; names such as "target" come first; times never.
     """
-    found: list[tuple[int, int, str, list[Any]]] = []
-    for order, column in enumerate(map(str, table.columns)):
-        lower = column.lower()
-        if lower.endswith(("_s", "_time", "_bins", "_id", "_index")) or lower in ("id", "trial", "index", "block"):
-            continue
+    for column in _candidates(table):
         counts = table[column].map(_label).value_counts()
         counts = counts[(counts.index != "") & (counts > 0)]  # of a categorical, levels that no trial has count, too
         if not 2 <= len(counts) <= _MOST_CONDITIONS or counts.median() < 3:
             continue
-        rank = next((place for place, word in enumerate(_TELLING) if word in lower), len(_TELLING))
         numeric = pd.to_numeric(pd.Series(counts.index), errors="coerce")
         order_of = (lambda i, n=numeric: n[i]) if numeric.notna().all() else (lambda i, c=counts: c.index[i])
         levels = [counts.index[i] for i in sorted(range(len(counts)), key=order_of)]
-        found.append((rank, order, column, levels))
-    if not found:
+        return Conditions(column, tuple(levels))
+    return None
+
+
+def match_conditions(table: pd.DataFrame, column: str | None, levels: tuple[str, ...]) -> Conditions | None:
+    """Return the conditions of other trials by the levels known from training, however few of them occur.
+
+    Without a column, it is the first, in the order of ``find_conditions``, that holds nothing but these levels, or, where
+    all hold others, the one that it finds.
+    """
+    if not levels:
         return None
-    _, _, column, levels = min(found, key=lambda item: item[:2])
-    return Conditions(column, tuple(levels))
+    if column in table.columns:
+        return Conditions(str(column), levels)
+    for candidate in _candidates(table):
+        labels = {label for label in table[candidate].map(_label) if label}
+        if labels and labels <= set(levels):
+            return Conditions(candidate, levels)
+    found = find_conditions(table)
+    return None if found is None else Conditions(found.column, levels)
+
+
+def _candidates(table: pd.DataFrame) -> list[str]:
+    """Return the columns that may sort trials, those with telling names first."""
+    columns = []
+    for column in map(str, table.columns):
+        lower = column.lower()
+        if not lower.endswith(("_s", "_time", "_bins", "_id", "_index")) and lower not in _NEVER:
+            columns.append(column)
+
+    def rank(column: str) -> int:
+        return next((place for place, word in enumerate(_TELLING) if word in column.lower()), len(_TELLING))
+
+    return sorted(columns, key=rank)
 
 
 def choose_conditions(table: pd.DataFrame, column: str | None) -> Conditions | None:

@@ -15,7 +15,7 @@ import torch
 from lvmzoo.batch import Layout, Observation
 from lvmzoo.config import DataConfig, SplitConfig
 from lvmzoo.data.binning import Binned, bin_activity
-from lvmzoo.data.conditions import Conditions, choose_conditions
+from lvmzoo.data.conditions import choose_conditions, match_conditions
 from lvmzoo.data.files import files_of, load, read_file
 from lvmzoo.data.gap import autocorrelation_time_s
 from lvmzoo.data.grid import Grid, make_grid
@@ -239,10 +239,8 @@ def apply(recording: Recording, config: DataConfig, layout: Layout) -> Trials:
     behavior = match_behavior(recording, grid, layout.behavior)
     inputs = match_inputs(recording, grid, layout)
     trials = _trials(layout, grid, binned, behavior, inputs, {}, _all(grid))
-    found = choose_conditions(grid.table, config.condition if config.condition in grid.table.columns else None)
-    if found is None or not layout.conditions:
-        return trials
-    return replace(trials, condition=Conditions(found.column, layout.conditions).codes(grid.table))
+    found = match_conditions(grid.table, config.condition, layout.conditions)
+    return trials if found is None else replace(trials, condition=found.codes(grid.table))
 
 
 def describe(path: str | Path, config: DataConfig) -> str:
