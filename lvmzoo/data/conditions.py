@@ -61,8 +61,8 @@ def find_conditions(table: pd.DataFrame) -> Conditions | None:
 def match_conditions(table: pd.DataFrame, column: str | None, levels: tuple[str, ...]) -> Conditions | None:
     """Return the conditions of other trials by the levels known from training, however few of them occur.
 
-    Without a column, it is the first, in the order of ``find_conditions``, that holds nothing but these levels, or, where
-    all hold others, the one that it finds.
+    Without a column, it is the first, in the order of ``find_conditions``, that holds nothing but these levels; where
+    all hold others, it is the one that ``find_conditions`` finds.
     """
     if not levels:
         return None
