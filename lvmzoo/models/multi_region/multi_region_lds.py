@@ -201,7 +201,7 @@ def _names(layouts: Sequence[Layout]) -> tuple[str, ...]:
     if len(names) < 2:
         raise UserError(
             f"Session '{layouts[0].session}' has one region ({', '.join(names)}).",
-            "multi_region_lds says how regions drive each other, so there are at least two.",
+            "multi_region_lds says how regions drive each other, so there are at least two whose units are not silent.",
             "Give each unit its region (an electrodes.location in NWB, `regions=` for arrays), or check data.regions; "
             "for one region use model=lds.",
         )
