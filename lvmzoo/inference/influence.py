@@ -47,7 +47,7 @@ def influence(
     """
     found = region_channels(model, structure, emissions, batch, inputs)
     channels = chance_of(found, batch.condition, structure.max_lag).channels
-    alone = each_by_itself(model, structure, emissions, batch, inputs, PASSES)
+    alone = each_by_itself(structure, emissions, batch, inputs, PASSES)
     apart = region_channels(alone, structure, emissions, batch, inputs)
     neutral, surrogates, why = chance_of(apart, batch.condition, structure.max_lag)
     draws = 0 if surrogates is None else permutations

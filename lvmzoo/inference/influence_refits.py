@@ -95,9 +95,11 @@ def resampled(
 
 
 def _alone(channels: Channels, structure: Structure) -> LinearGaussian:
-    """Return the system of regions that do not act on each other."""
-    nothing = _allowed(structure, [])
-    return apart(refit(apart(channels.model, structure), channels, structure, nothing, PASSES)[0], structure)
+    """Return the system of regions that do not act on each other; none depends on which trials belong together."""
+    model, nothing = apart(channels.model, structure), _allowed(structure, [])
+    for _ in range(PASSES):
+        model = apart(refit(model, channels, structure, nothing, 1)[0], structure)
+    return model
 
 
 def fitted(channels: Channels, structure: Structure, frequencies: Float[Tensor, " frequency"]) -> Influence:

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.inference.emissions import Emissions
+from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.regional_maximization import maximize_regional
+from lvmzoo.inference.regional_starting import regional_start
 from lvmzoo.inference.regional_structure import Structure, shown_latents
 
 __all__ = ["Channels", "apart", "each_by_itself", "region_channels"]
@@ -70,34 +72,28 @@ def apart(model: LinearGaussian, structure: Structure) -> LinearGaussian:
 
 
 def each_by_itself(
-    model: LinearGaussian,
     structure: Structure,
     emissions: Emissions,
     batch: Batch,
     inputs: Float[Tensor, "trial bin channel"] | None,
     passes: int,
 ) -> LinearGaussian:
-    """Return the system whose regions are apart, after some passes of EM: what each is does not depend on another.
+    """Return the system whose regions are apart, of which each is fitted to its own activity, from its own start.
 
-    Latents that were fitted together show more of what two regions happen to share in the observed trials than latents
-    fitted to recombined trials would.
+    Latents that were fitted together, or began as such, show more of what two regions happen to share in the observed
+    trials than latents fitted to recombined trials would: the observed trials would no longer be one draw among others.
     """
-    kept = slice(0, structure.present)  # regions apart need no memory of each other
-    alone = Structure(structure.names, structure.latents, ())
-    whole = apart(model, structure)
-    small = whole._replace(
-        dynamics=whole.dynamics[kept, kept],
-        dynamics_noise=whole.dynamics_noise[kept, kept],
-        initial_mean=whole.initial_mean[kept],
-        initial_covariance=whole.initial_covariance[kept, kept],
-        readout=whole.readout[:, kept],
-        drive=None if whole.drive is None else whole.drive[kept],
+    recorded = Recorded(batch.activity, batch.valid, batch.observed, batch.trial_index, inputs)
+    lone = Structure(structure.names, structure.latents, ())  # regions apart need no memory of each other
+    whole, small = (
+        apart(emissions.start(regional_start(lambda _: [recorded], [batch.layout], each)), each)
+        for each in (structure, lone)
     )
-    shown = shown_latents(alone.regions, [batch.layout], alone.size)
+    shown = shown_latents(lone.regions, [batch.layout], lone.size)
     for _ in range(passes):
         moments = emissions.expectations(small, batch.activity, batch.valid, batch.observed, inputs)
-        found = maximize_regional(emissions, small, moments, alone.regions, alone.allowed, shown)
-        small = apart(found, alone)
+        small = apart(maximize_regional(emissions, small, moments, lone.regions, lone.allowed, shown), lone)
+    kept = slice(0, structure.present)
     dynamics, noise, readout = whole.dynamics.clone(), whole.dynamics_noise.clone(), whole.readout.clone()
     dynamics[kept, kept], noise[kept, kept], readout[:, kept] = small.dynamics, small.dynamics_noise, small.readout
     drive = None
