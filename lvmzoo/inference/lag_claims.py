@@ -14,11 +14,13 @@ from lvmzoo.findings import Claim, Findings, Profile, Question
 from lvmzoo.inference.lag_draws import LagDraws
 from lvmzoo.inference.lag_profile import Said, Verdict, around, dimensions, verdict
 from lvmzoo.inference.nulls import interval, null_summary
+from lvmzoo.sentences import amount
 
 __all__ = ["LagClaims"]
 
 CORRELATION = "cross-validated canonical correlation"
 ASYMMETRY = "asymmetry of the canonical correlation"
+FAMILY = "the maximum over lags, both sides of lag zero and pairs of regions"
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class LagClaims:
     def _communication(self, found: Verdict, place: int, pair: tuple[str, str]) -> Claim:
         lag, center = self._peak(found, place)
         value = float(self.draws.observed[place, lag, 0])
-        null = tuple(center + edge for edge in null_summary(found.height.null))
+        null = tuple(center + edge for edge in null_summary(found.height.null[:, place]))
         control, control_interval = self._control(pair)
-        where = f"at the lag of {self._ms(lag):g} ms, the best of {self._reach()}"
+        where = f"at the lag of {amount(self._ms(lag))} ms, the best of {self._reach()}"
         return Claim(
             Question.COMMUNICATION,
             *pair,
@@ -74,7 +76,7 @@ class LagClaims:
             evidence=self._evidence(found.height, place),
             control=control,
             control_interval=control_interval,
-            note=self._note(f"{where}; {self._against()}, the maximum over lags and pairs of regions"),
+            note=self._note(f"{where}; {self._against()}, {FAMILY}"),
         )
 
     def _direction(self, said: Said, place: int, pair: tuple[str, str]) -> Claim:
@@ -87,9 +89,9 @@ class LagClaims:
             statistic=ASYMMETRY,
             interval=self._interval(said.resampled[:, place], value),
             p=self._p(said, place),
-            null=null_summary(said.null) if len(said.null) else None,
+            null=null_summary(said.null[:, place]) if len(said.null) else None,
             evidence=self._evidence(said, place),
-            note=self._note(f"{note}{self._against()}, the maximum over pairs, given that they share activity"),
+            note=self._note(f"{note}{self._against()}, {FAMILY}"),
         )
 
     def _delay(self, found: Verdict, place: int, pair: tuple[str, str]) -> Claim:
@@ -139,7 +141,7 @@ class LagClaims:
         resampled = self.draws.resampled[:, place, :, 0]
         band = [interval(around(column, float(value))) for column, value in zip(resampled.mT, observed, strict=True)]
         low, high = (np.array(edge) for edge in zip(*band, strict=True))
-        null = found.excess.center[place, :, 0] + null_summary(found.height.null)[1]
+        null = found.excess.center[place, :, 0] + null_summary(found.height.null[:, place])[1]
         marks = {"peak": float(found.delay.value[place]) * self.bin_ms} if self._evidence(found.height, place) else {}
         return Profile(
             "lag",
@@ -169,7 +171,7 @@ class LagClaims:
             value=(excess + center).numpy(),
             null=(thresholds + center).numpy() if len(found.height.null) else None,
             marks={"pairs that survive": float(count)} if count else {},
-            note=self._note(f"at the lag of {self._ms(lag):g} ms"),
+            note=self._note(f"at the lag of {amount(self._ms(lag))} ms"),
         )
 
     def _peak(self, found: Verdict, place: int) -> tuple[int, float]:
@@ -185,7 +187,7 @@ class LagClaims:
 
     def _reach(self) -> str:
         low, *_, high = self._lags() if self.draws.observed.shape[1] > 1 else (0.0, 0.0)
-        return f"{low:g} to {high:g} ms"
+        return f"{amount(low)} to {amount(high)} ms"
 
     def _at_edge(self, lag: int) -> bool:
         return lag in (0, self.draws.observed.shape[1] - 1)

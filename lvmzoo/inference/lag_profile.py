@@ -1,10 +1,12 @@
 """What a lag profile says: its peak, which side of lag zero outweighs the other, how many canonical pairs there are.
 
 Profiles are taken less their mean over the null, lag by lag: what shared conditions and slow drift alone give (the
-shift predictor of Perkel, Gerstein & Moore 1967, doi:10.1016/S0006-3495(67)86597-4). Every p-value is corrected for all
-lags and pairs of regions by the maximum statistic. Delay and direction are tested by the peak on one side of lag zero
-against the peak on the other, which are alike for what is shared without delay, and need a peak that survives, too:
-that holds the rate of false claims about independent regions at that of the peak.
+shift predictor of Perkel, Gerstein & Moore 1967, doi:10.1016/S0006-3495(67)86597-4). Three things of each pair are
+tested as one family: the height of the peak, and the best lag on either side of zero less the best on the other, which
+are alike for what is shared without delay. Each is standardized by its null, and p-values are corrected for all of
+them, all lags and all pairs by the maximum statistic, step by step (Westfall & Young 1993). Any of the three says that
+two regions share activity, so that a direction never stands without it; a delay is said of a peak on the side that
+survives, so that it never stands without its direction.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Said(NamedTuple):
     """A number for each pair of regions, with its null and resamples, and p-values; NaN where there are no draws."""
 
     value: Float[Tensor, " pair"]
-    null: Float[Tensor, " draw"]  # the largest of all pairs
+    null: Float[Tensor, "draw pair"]  # the largest of those of the family that it is tested with
     resampled: Float[Tensor, "resample pair"]
     p: Float[Tensor, " pair"]
 
@@ -58,15 +60,18 @@ def verdict(draws: LagDraws) -> Verdict:
     first = [part[..., 0] for part in excess[1:]]
     observed, null, resampled = first
     places, heights = zip(*map(located, first), strict=True)
-    height = Said(heights[0], _largest(heights[1]), heights[2], _against(heights[0], _largest(heights[1])))
-    sided, chance = asymmetry(observed), asymmetry(null)
-    sides = []
-    for sign in (1, -1):
-        widest = _largest(sign * chance)
-        p = torch.maximum(height.p, _against(sign * sided, widest))
-        sides.append(Said(sign * sided, widest, sign * asymmetry(resampled), p))
-    delay = Said(places[0], _largest(chance.abs()), places[2], torch.minimum(sides[0].p, sides[1].p))
-    return Verdict(excess, observed.argmax(-1), height, delay, *sides)
+    sides = asymmetry(observed), asymmetry(null), asymmetry(resampled)
+    tested = [heights, sides, tuple(-side for side in sides)]
+    chances, p = _family(torch.stack([of[0] for of in tested]), torch.stack([of[1] for of in tested], 1))
+    height, forward, backward = (
+        Said(of[0], chance, of[2], each) for of, chance, each in zip(tested, chances, p, strict=True)
+    )
+    height = height._replace(p=p.amin(0))
+    side = torch.where(
+        places[0] > 0, forward.p, torch.where(places[0] < 0, backward.p, torch.maximum(forward.p, backward.p))
+    )
+    delay = Said(places[0], forward.null, places[2], side)
+    return Verdict(excess, observed.argmax(-1), height, delay, forward, backward)
 
 
 def located(profile: Float[Tensor, "*set lag"]) -> tuple[Float[Tensor, "*set"], Float[Tensor, "*set"]]:
@@ -106,19 +111,20 @@ def around(samples: Float[Tensor, " resample"], value: float) -> Float[Tensor, "
 def dimensions(found: Verdict, pair: int) -> tuple[int, Float[Tensor, " component"], list[int]]:
     """Return how many canonical pairs survive, their thresholds by step, and the same number over resamples.
 
-    Step down: the best pair is compared with the largest of all pairs, lags and regions under the null, each next one
-    with the largest of those left (Westfall & Young 1993), at the peak of the profile.
+    The best pair is that of the peak; each next one is compared with the largest that as many pairs as are left give by
+    chance. These are the first ones under the null: what is left when the real ones are gone is led by the best that
+    chance gives, not by its second or third.
     """
     excess, peak = found.excess, found.peak[pair]
     observed = excess.observed[pair, peak]
-    observed, order = observed[~observed.isnan()].sort(descending=True)
+    observed = observed[~observed.isnan()].sort(descending=True).values
     count = len(observed)
     thresholds = torch.full((count,), torch.inf, dtype=torch.float64)
     if not len(excess.null) or not count:
         return 0, thresholds, []
     null = _at_peak(excess.null).nan_to_num(nan=-torch.inf)  # draw, pair, component
     for step in range(count):
-        left = null[..., order[step:]].flatten(1).max(1).values if step else found.height.null
+        left = null[..., : count - step].flatten(1).max(1).values if step else found.height.null[:, pair]
         thresholds[step] = torch.quantile(left, 0.95)
     survive = observed > thresholds
     survive[0] = bool(found.height.p[pair] <= 0.05)
@@ -138,11 +144,23 @@ def _at_peak(excess: Float[Tensor, "draw pair lag component"]) -> Float[Tensor, 
     return excess.gather(2, peak[..., None, None].expand(*peak.shape, 1, excess.shape[-1]))[:, :, 0]
 
 
-def _largest(null: Float[Tensor, "draw pair"]) -> Float[Tensor, " draw"]:
-    return null.max(-1).values if len(null) else null[:, 0]
+def _family(
+    observed: Float[Tensor, "question pair"], null: Float[Tensor, "draw question pair"]
+) -> tuple[Float[Tensor, "question draw pair"], Float[Tensor, "question pair"]]:
+    """Return what each question and pair is compared with, in its own units, and corrected p-values.
 
-
-def _against(value: Float[Tensor, " pair"], null: Float[Tensor, " draw"]) -> Float[Tensor, " pair"]:
+    Step down: the largest is compared with the largest of all under the null, each next one with that of those left.
+    """
     if not len(null):
-        return torch.full_like(value, torch.nan)
-    return torch.tensor([p_value(float(v), null) for v in value], dtype=torch.float64)
+        return null.movedim(1, 0), torch.full_like(observed, torch.nan)
+    draws = torch.cat([observed[None], null])  # treated alike
+    mean, scale = draws.mean(0), draws.std(0).clamp(min=1e-300)
+    standard = ((draws - mean) / scale).flatten(1)
+    chances = torch.empty_like(standard[1:])
+    p, least = torch.ones_like(standard[0]), 0.0
+    order = standard[0].argsort(descending=True, stable=True)
+    for step, place in enumerate(order.tolist()):
+        left = standard[1:, order[step:]].amax(1)
+        least = max(least, p_value(float(standard[0, place]), left))
+        chances[:, place], p[place] = left, least
+    return (chances.view_as(null) * scale + mean).movedim(1, 0), p.view_as(observed)

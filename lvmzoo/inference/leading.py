@@ -2,8 +2,9 @@
 
 The products are formed in single precision, and block power iteration turns a few columns towards their leading
 directions. The value itself is a Rayleigh quotient of the matrices in double precision, whose error is of second order
-in what the directions lack. It is taken where that error is below ``TOLERANCE``; other products are formed and decomposed
-in double precision. Saad (2011), Numerical Methods for Large Eigenvalue Problems, doi:10.1137/1.9781611970739.
+in what the directions lack. It is taken where that error is below ``TOLERANCE``; other products are formed and
+decomposed in double precision. Saad (2011), Numerical Methods for Large Eigenvalue Problems,
+doi:10.1137/1.9781611970739.
 """
 
 from __future__ import annotations

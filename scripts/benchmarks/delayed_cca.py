@@ -62,11 +62,11 @@ def fits(fit: Callable[[np.ndarray, np.ndarray], float], pairs: Sequence[tuple[n
 
 
 def peers() -> dict[str, tuple[float, Callable[[np.ndarray, np.ndarray], float]]]:
-    """Return each peer that is installed, its bound for the time-resolved map, and one fit of it."""
+    """Return each peer that is installed, its bound for the time-resolved map, and one fit of it: default settings."""
     from sklearn.cross_decomposition import CCA
 
     def by_sklearn(x: np.ndarray, y: np.ndarray) -> float:
-        u, v = CCA(1, scale=False).fit(x, y).transform(x, y)
+        u, v = CCA(1).fit(x, y).transform(x, y)
         return float(np.corrcoef(u[:, 0], v[:, 0])[0, 1])
 
     found: dict[str, tuple[float, Callable[[np.ndarray, np.ndarray], float]]] = {

@@ -21,6 +21,7 @@ from lvmzoo.inference.canonical_correlation import (
 )
 from lvmzoo.inference.lag_map import LaggedProducts, Sums, choose, correlations, fold_of_trials, widened
 from lvmzoo.inference.lag_profile import asymmetry, located
+from lvmzoo.inference.leading import largest_singular_values
 from lvmzoo.inference.nulls import drift_basis
 from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations, correlation_time
 from lvmzoo.inference.time_map import cross_validated_time_map, time_map
@@ -185,6 +186,46 @@ def test_time_map_equals_one_fit_a_pair() -> None:
             theirs = CCA(1, scale=False, max_iter=10_000, tol=1e-14).fit(x[:, s], y[:, t])
             u, v = theirs.transform(x[:, s], y[:, t])
             assert float(found[s, t]) == pytest.approx(np.corrcoef(u[:, 0], v[:, 0])[0, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("case", ["shared", "noise", "few samples", "wide", "constant", "identical", "pca"])
+def test_time_map_equals_the_singular_values_of_whitened_products(case: str) -> None:
+    """Large regions go another way, by block power iteration: to the same values."""
+    generator = torch.Generator().manual_seed(3)
+    units, trials = (20, 14) if case == "wide" else (14, 16), 10 if case == "few samples" else 90
+    x, y = (torch.randn(trials, 6, n, generator=generator, dtype=torch.float64) for n in units)
+    if case in ("shared", "constant", "pca"):
+        y[..., :3] += 3 * x[..., :3]
+    if case == "constant":
+        y[:, 2] = 3.0
+    if case == "identical":
+        y = torch.cat([x, x[..., :2]], -1)
+    regularization = Regularization("pca", 0.9) if case == "pca" else Regularization("shrinkage", 0.0)
+    found = time_map(x, y, regularization)
+    for s in range(6):
+        for t in range(6):
+            bases = []
+            for part in (x[:, s], y[:, t]):
+                u, size, _ = torch.linalg.svd(part - part.mean(0), full_matrices=False)
+                share = size.square().cumsum(0) - size.square() < 0.9 * size.square().sum()
+                kept = share if case == "pca" else size > 1e-6 * size[0]
+                bases.append(u[:, kept & (size > 0)])
+            both = torch.linalg.svdvals(bases[0].mT @ bases[1])
+            expected = float(both[0]) if len(both) else 0.0
+            assert float(found[s, t]) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.9, 0.999, 1.0 - 1e-7, 1.0])
+def test_largest_singular_values_of_close_ones(ratio: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = 16
+    axes = torch.linalg.qr(torch.randn(2, 7, 60, size, generator=generator, dtype=torch.float64)).Q
+    values = torch.cat([torch.ones(1), ratio * torch.ones(size - 1)]).double()
+    x = axes[0].mT
+    y = (values * axes[0][:1]).mT.expand(7, -1, -1)  # the product of a pair of the same place is diagonal
+    found = largest_singular_values(x, y)
+    expected = torch.linalg.svdvals(torch.einsum("sun,tvn->stuv", x, y))[..., 0]
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
 
 
 def test_cross_validated_time_map_equals_loops_over_folds_and_pairs() -> None:

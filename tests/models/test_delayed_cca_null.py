@@ -1,4 +1,7 @@
-"""Of 200 simulations of independent regions, 2 to 20 are rejected at 5 %: by every null, whatever regions share."""
+"""Of 200 simulations of independent regions, 2 to 20 are rejected at 5 %: by every null, whatever regions share.
+
+Seeds 1000 to 1199: the test and its settings were chosen on other seeds, so that these rates are not fitted to them.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from lvmzoo.findings import Findings, Question
 from lvmzoo.models.multi_region.delayed_cca import DelayedCCA, DelayedCCAConfig
 from tests.models import regions_world
 
-SIMULATIONS = 200
+SEEDS = range(1000, 1200)
 CONFIG = DelayedCCAConfig(
-    max_lag_bins=5, folds=4, shrinkage=[0.1], permutations=99, resamples=2, time_points=0
-)  # intervals do not bear on the tests
+    max_lag_bins=5, folds=4, shrinkage=[0.1], permutations=39, resamples=0, time_points=0
+)  # without intervals, which do not bear on p-values
 
 
 def findings(batch: Batch, config: DelayedCCAConfig = CONFIG) -> Findings:
@@ -26,16 +29,19 @@ def findings(batch: Batch, config: DelayedCCAConfig = CONFIG) -> Findings:
 
 def rejected(found: list[Findings]) -> dict[str, int]:
     """Return of how many sessions each question was answered with yes, for any pair or direction."""
-    return {
-        question: sum(any(c.evidence for c in one.claims if c.question == question) for one in found)
-        for question in (Question.COMMUNICATION, Question.DIRECTION, Question.DELAY)
-    }
+    counts = {}
+    for question in (Question.COMMUNICATION, Question.DIRECTION, Question.DELAY):
+        smallest = [[c.p for c in one.claims if c.question == question and c.p is not None] for one in found]
+        assert all(smallest)  # each was told
+        counts[question.value] = sum(min(ps) <= 0.05 for ps in smallest)
+    return counts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", regions_world.KINDS)
 def test_permuted_trials_reject_independent_regions_at_their_level(kind: str) -> None:
-    counts = rejected([findings(regions_world.independent(kind, seed)) for seed in range(SIMULATIONS)])
+    counts = rejected([findings(regions_world.independent(kind, seed, trials=60)) for seed in SEEDS])
+    print(kind, counts)
     assert all(2 <= count <= 20 for count in counts.values()), counts
 
 
@@ -44,28 +50,29 @@ def test_permuted_trials_reject_independent_regions_at_their_level(kind: str) ->
 def test_circular_shifts_reject_independent_regions_at_their_level(kind: str) -> None:
     """Shared conditions have no counterpart in one session without trials: what is shared there is shared."""
     counts = rejected(
-        [
-            findings(regions_world.independent(kind, seed, trials=1, bins=4000, units=(4, 4)))
-            for seed in range(SIMULATIONS)
-        ]
+        [findings(regions_world.independent(kind, seed, trials=1, bins=3000, units=(4, 4))) for seed in SEEDS]
     )
+    print(kind, counts)
     assert all(2 <= count <= 20 for count in counts.values()), counts
 
 
 @pytest.mark.slow
 def test_three_regions_are_rejected_together() -> None:
     """The maximum over pairs: of sessions, not of pairs, one in twenty is rejected."""
-    found = [findings(regions_world.independent("drift", seed, units=(4, 4, 4))) for seed in range(SIMULATIONS)]
+    found = [findings(regions_world.independent("drift", seed, trials=60, units=(4, 4, 4))) for seed in SEEDS]
     counts = rejected(found)
-    assert 2 <= counts[Question.COMMUNICATION] <= 20, counts
+    print(counts)
+    assert all(2 <= count <= 20 for count in counts.values()), counts
 
 
 @pytest.mark.slow
 def test_activity_shared_without_delay_has_none() -> None:
-    found = [findings(regions_world.coupled(seed, 0)) for seed in range(60)]
-    counts = rejected(found)
-    assert counts[Question.COMMUNICATION] == 60
-    assert counts[Question.DELAY] <= 6, counts
+    """Direction and delay are as rare as in independent regions, or rarer: both sides of lag zero share activity."""
+    counts = rejected([findings(regions_world.coupled(seed, 0, trials=60)) for seed in SEEDS])
+    print(counts)
+    assert counts["communication"] >= 195, counts
+    assert counts["direction"] <= 20, counts
+    assert counts["delay"] <= counts["direction"], counts
 
 
 def test_permutations_that_forget_conditions_are_fooled() -> None:
@@ -74,5 +81,5 @@ def test_permutations_that_forget_conditions_are_fooled() -> None:
     batches = [regions_world.independent("conditions", seed) for seed in range(6)]
     fooled = rejected([findings(replace(batch, condition=None), few) for batch in batches])
     kept = rejected([findings(batch, few) for batch in batches])
-    assert fooled[Question.COMMUNICATION] >= 5
-    assert kept[Question.COMMUNICATION] <= 2
+    assert fooled["communication"] >= 5
+    assert kept["communication"] <= 2
