@@ -25,6 +25,7 @@ from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.regional_maximization import maximize_regional
 from lvmzoo.inference.regional_starting import regional_start
 from lvmzoo.inference.regional_structure import Structure, shown_latents
+from lvmzoo.inference.riccati import stable, stationary_covariance
 
 __all__ = ["Channels", "apart", "each_by_itself", "region_channels"]
 
@@ -85,29 +86,34 @@ def each_by_itself(
     """
     recorded = Recorded(batch.activity, batch.valid, batch.observed, batch.trial_index, inputs)
     lone = Structure(structure.names, structure.latents, ())  # regions apart need no memory of each other
-    whole, small = (
-        apart(emissions.start(regional_start(lambda _: [recorded], [batch.layout], each)), each)
-        for each in (structure, lone)
-    )
+    small = apart(emissions.start(regional_start(lambda _: [recorded], [batch.layout], lone)), lone)
     shown = shown_latents(lone.regions, [batch.layout], lone.size)
     for _ in range(passes):
         moments = emissions.expectations(small, batch.activity, batch.valid, batch.observed, inputs)
         small = apart(maximize_regional(emissions, small, moments, lone.regions, lone.allowed, shown), lone)
-    kept = slice(0, structure.present)
-    dynamics, noise, readout = whole.dynamics.clone(), whole.dynamics_noise.clone(), whole.readout.clone()
-    dynamics[kept, kept], noise[kept, kept], readout[:, kept] = small.dynamics, small.dynamics_noise, small.readout
-    drive = None
-    if whole.drive is not None and small.drive is not None:
-        drive = whole.drive.clone()
-        drive[kept] = small.drive
-    return whole._replace(
-        dynamics=dynamics,
+    return _remembering(small, structure)
+
+
+def _remembering(small: LinearGaussian, structure: Structure) -> LinearGaussian:
+    """Return the system of regions that are apart with a state that holds the past of those that send."""
+    beyond = (0, structure.size - structure.present)
+    dynamics, noise, covariance = (
+        torch.nn.functional.pad(each, beyond + beyond)
+        for each in (small.dynamics, small.dynamics_noise, small.initial_covariance)
+    )
+    stationary = stationary_covariance(stable(small.dynamics), small.dynamics_noise)
+    for name in structure.senders:
+        own = structure.regions[name]
+        for lag in range(2, structure.max_lag + 1):
+            place = structure.place(name, lag)
+            covariance[place, place] = stationary[own, own]
+    return small._replace(
+        dynamics=dynamics + structure.shift.to(dynamics),
         dynamics_noise=noise,
-        readout=readout,
-        offset=small.offset,
-        noise=small.noise,
-        drive=drive,
-        feedthrough=small.feedthrough,
+        initial_mean=torch.nn.functional.pad(small.initial_mean, beyond),
+        initial_covariance=covariance,
+        readout=torch.nn.functional.pad(small.readout, beyond),
+        drive=None if small.drive is None else torch.nn.functional.pad(small.drive, (0, 0, *beyond)),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvmzoo.batch import Batch
+from lvmzoo.batch import Batch, Observation
 from lvmzoo.findings import Claim, Findings, Question
 from lvmzoo.inference import influence_refits
 from lvmzoo.inference.emissions import CountEmissions, emissions_of
@@ -18,7 +18,7 @@ from lvmzoo.inference.influence_refits import chance, refit
 from lvmzoo.inference.influence_study import corrected, shifted_interval
 from lvmzoo.inference.influence_surrogates import chance_of, rearranged
 from lvmzoo.inference.linear_gaussian import LinearGaussian, log_likelihood, smoothed_means
-from lvmzoo.inference.region_channels import apart, region_channels
+from lvmzoo.inference.region_channels import apart, each_by_itself, region_channels
 from lvmzoo.inference.sampling import draw_trials
 from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations
 from tests.inference.influence_world import Edge, batch_of, fitted, planted, regional_fit, structure
@@ -148,6 +148,33 @@ def test_what_chance_starts_from_does_not_know_which_trials_belong_together() ->
     torch.testing.assert_close(one.dynamics, two.dynamics)
     torch.testing.assert_close(one.dynamics_noise, two.dynamics_noise)
     torch.testing.assert_close(one.initial_covariance, two.initial_covariance)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "poisson"])
+@pytest.mark.parametrize("max_lag", [1, 2])
+def test_the_observed_trials_are_one_draw_among_others(kind: str, max_lag: int) -> None:
+    """Channels of trials that were recorded in another order are those of recombined trials: the test is exact."""
+    regions = structure("AB", 2, max_lag)
+    _, batch = simulated("AB", [("A", "B", 1)], max_lag, trials=20, bins=6)
+    if kind == "poisson":
+        counts = torch.poisson((0.3 * batch.activity).exp(), generator=torch.Generator().manual_seed(0))
+        layout = dataclasses.replace(batch.layout, observation=Observation.COUNTS)
+        batch = dataclasses.replace(batch, activity=counts, layout=layout)
+    order, own = torch.randperm(20, generator=torch.Generator().manual_seed(1)), batch.layout.region("A")
+    activity = batch.activity.clone()
+    activity[..., own] = activity[order][..., own]
+    emissions = emissions_of(kind, [batch.layout])
+    recorded, other = (
+        region_channels(each_by_itself(regions, emissions, each, None, 3), regions, emissions, each)
+        for each in (batch, dataclasses.replace(batch, activity=activity))
+    )
+    close = {"rtol": 1e-4, "atol": 1e-6}  # Newton steps for counts stop short of rounding
+    expected = recorded.recombined({"A": order, "B": torch.arange(20)})
+    torch.testing.assert_close(other.activity, expected.activity, **close)
+    torch.testing.assert_close(other.model.dynamics, recorded.model.dynamics, **close)
+    torch.testing.assert_close(other.model.readout, recorded.model.readout, **close)
+    starts = [influence_refits._alone(channels, regions) for channels in (expected, recorded)]
+    torch.testing.assert_close(starts[0].dynamics, starts[1].dynamics, **close)
 
 
 def test_refits_move_the_dynamics_as_em_of_the_model_does() -> None:
