@@ -14,7 +14,7 @@ from lvmzoo.train import train
 
 FILES = {  # latents across regions and within each; standard errors of the delays (ms), readouts taken as known
     "ground_truth_dlag": (4, 2, (2.8, 3.7, 0.9, 0.5)),
-    "ground_truth_dlag_freq": (2, 0, (0.57, 0.39)),
+    "ground_truth_dlag_freq": (2, 0, (0.40, 0.56)),
 }
 
 
