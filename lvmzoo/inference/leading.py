@@ -34,19 +34,18 @@ def largest_singular_values(
     size = max(1, SET_ENTRIES // (len(y) * x.shape[1] * y.shape[1]))
     columns = (y / scales[1]).to(torch.float32).flatten(0, 1).mT
     rows = (x / scales[0]).to(torch.float32)
-    parts = []
+    found, certain = x.new_empty(len(x), len(y)), []
     for start in range(0, len(x), size):
-        product = rows[start : start + size].flatten(0, 1) @ columns
-        product = product.view(-1, x.shape[1], len(y), y.shape[1]).transpose(1, 2).flatten(0, 1)
-        parts.append(_directions(product))
-    u, v, sure = (torch.cat(part).unflatten(0, (len(x), len(y))) for part in zip(*parts, strict=True))
-    u, v = (torch.nn.functional.normalize(part.to(x.dtype), dim=-1) for part in (u, v))
-    left, right = u @ x, v.transpose(0, 1) @ y
-    found = torch.einsum("stn,tsn->st", left, right)
-    if not bool(sure.all()):
-        s, t = (~sure).nonzero().mT
-        for here in torch.arange(len(s), device=x.device).split(200):
-            found[s[here], t[here]] = torch.linalg.svdvals(x[s[here]] @ y[t[here]].mT)[:, 0]
+        here = slice(start, start + size)
+        product = rows[here].flatten(0, 1) @ columns
+        product = product.view(-1, x.shape[1], len(y), y.shape[1]).transpose(1, 2)
+        u, v, sure = _directions(product.flatten(0, 1))
+        u, v = (torch.nn.functional.normalize(w.to(x.dtype), dim=-1).view(-1, len(y), w.shape[-1]) for w in (u, v))
+        found[here] = ((u @ x[here]) * (v.transpose(0, 1) @ y).transpose(0, 1)).sum(-1)
+        certain.append(sure.view(-1, len(y)))
+    s, t = (~torch.cat(certain)).nonzero().mT
+    for few in torch.arange(len(s), device=x.device).split(200):
+        found[s[few], t[few]] = torch.linalg.svdvals(x[s[few]] @ y[t[few]].mT)[:, 0]
     return found
 
 

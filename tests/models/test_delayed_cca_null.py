@@ -28,12 +28,16 @@ def findings(batch: Batch, config: DelayedCCAConfig = CONFIG) -> Findings:
 
 
 def rejected(found: list[Findings]) -> dict[str, int]:
-    """Return of how many sessions each question was answered with yes, for any pair or direction."""
+    """Return of how many sessions each question was answered with yes, for any pair or direction.
+
+    A session that is too short to tell, which an unlucky one of the long ones may be, is not rejected.
+    """
     counts = {}
     for question in (Question.COMMUNICATION, Question.DIRECTION, Question.DELAY):
-        smallest = [[c.p for c in one.claims if c.question == question and c.p is not None] for one in found]
-        assert all(smallest)  # each was told
-        counts[question.value] = sum(min(ps) <= 0.05 for ps in smallest)
+        smallest = [min((c.p for c in one.claims if c.question == question and c.p), default=None) for one in found]
+        told = [p for p in smallest if p is not None]
+        assert len(told) >= 0.95 * len(found)
+        counts[question.value] = sum(p <= 0.05 for p in told)
     return counts
 
 
