@@ -10,7 +10,7 @@ from lvmzoo.batch import Batch
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.influence_profiles import by_dimension, by_frequency, by_lag, by_time
-from lvmzoo.inference.influence_refits import PASSES, chance, fitted, resampled
+from lvmzoo.inference.influence_refits import PASSES, chance, resampled
 from lvmzoo.inference.influence_study import LEVEL, Study
 from lvmzoo.inference.influence_surrogates import chance_of
 from lvmzoo.inference.linear_gaussian import LinearGaussian
@@ -64,7 +64,7 @@ def influence(
         lambda what, fraction: progress(what, share * fraction),
     )
     boot = resampled(
-        channels,
+        neutral,
         structure,
         frequencies,
         copies,
@@ -76,10 +76,9 @@ def influence(
         tuple(channels.regions),
         batch,
         frequencies,
-        fitted(channels, structure, frequencies),
         observed,
         null,
-        boot if copies else None,
+        boot,
         "" if surrogates is None else surrogates.name,
         why or _why_not(draws, copies),
     )

@@ -22,7 +22,7 @@ LONGEST_TRACE = 10_000  # bins; a longer trial is a session, and has no course t
 def by_frequency(study: Study, source: str, target: str) -> Profile:
     """Return Granger causality by frequency."""
     i, j = study.at(source, target)
-    value, null = study.fitted.spectrum[0, i, j], study.null.spectrum[:, i, j]
+    value, null = study.observed.spectrum[0, i, j], study.null.spectrum[:, i, j]
     low, high = _band(value, None if study.boot is None else study.boot.spectrum[:, i, j])
     hertz = study.frequencies.numpy() / study.batch.layout.bin_width_s
     axes = {"frequency (Hz)": hertz}

@@ -32,7 +32,6 @@ __all__ = [
     "Influence",
     "chance",
     "contributions",
-    "fitted",
     "measure",
     "refit",
     "resampled",
@@ -80,10 +79,10 @@ def resampled(
     draws: int,
     seed: int,
     progress: Progress = quiet_progress,
-) -> Influence:
-    """Return what resamples of the trials say, by the protocol of the observed trials."""
+) -> Influence | None:
+    """Return what resamples of the trials say, by the protocol of the observed trials; None without any."""
     if not draws:
-        return _none(fitted(channels, structure, frequencies))
+        return None
     generator = torch.Generator().manual_seed(seed)
     alone, allowed = _alone(channels, structure), _allowed(structure, list(channels.regions))
     found = []
@@ -100,12 +99,6 @@ def _alone(channels: Channels, structure: Structure) -> LinearGaussian:
     for _ in range(PASSES):
         model = apart(refit(model, channels, structure, nothing, 1)[0], structure)
     return model
-
-
-def fitted(channels: Channels, structure: Structure, frequencies: Float[Tensor, " frequency"]) -> Influence:
-    """Return what the parameters say as they are, as one case."""
-    moments = expectations(channels.model, channels.activity, channels.valid, channels.observed)
-    return _stack([measure(channels.model, moments, channels, structure, frequencies)])
 
 
 def refit(

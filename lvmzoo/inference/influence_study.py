@@ -32,7 +32,6 @@ class Study:
     names: tuple[str, ...]  # of the regions, in the order of the session
     batch: Batch
     frequencies: Float[Tensor, " frequency"]  # cycles per bin
-    fitted: Influence  # one case: the fitted parameters
     observed: Influence  # one case: the observed trials, fitted by the protocol of the null
     null: Influence  # regions rearranged by chance; no case where there is no null
     boot: Influence | None  # resampled trials
@@ -95,10 +94,10 @@ class Study:
     def direction(self, source: str, target: str) -> Claim:
         """Whether the past of a source says more of what a target does next than the past of all other regions."""
         i, j = self.at(source, target)
-        value, null = float(self.fitted.granger[0, i, j]), self.null.granger[:, i, j]
+        value, null = float(self.observed.granger[0, i, j]), self.null.granger[:, i, j]
         p = self._direction_p[self.edges.index((source, target))] if len(null) else None
         note = (
-            f"chance: {self.against}, the largest pair; what is tested is fitted anew from regions apart, as chance "
+            f"chance: {self.against}, the largest pair; fitted anew from regions apart, as chance "
             "is; p is the larger of those of Granger causality and of the likelihood ratio of the block, for where "
             "noise hides a region's own past, another predicts it a little without driving it"
         )
