@@ -32,7 +32,7 @@ def test_no_more_dimensions_than_the_model_lets_through(rank: int | None, expect
     regions = dataclasses.replace(structure("AB", 2), rank=rank)
     batch = batch_of(torch.zeros(30, 5, 4, dtype=torch.float64), "AB")
     one, null, boot = numbers(1, 0.5), numbers(19, 0.1), numbers(5, 0.5)
-    study = Study(regions, ("A", "B"), batch, torch.zeros(1).double(), one, one, null, boot, "permuted trials", "")
+    study = Study(regions, ("A", "B"), batch, torch.zeros(1).double(), one, null, boot, "permuted trials", "")
     claim: Claim = study.dimensions("A", "B")
     assert claim.evidence
     assert claim.value == expected
