@@ -1,7 +1,10 @@
 """What processes with delays predict of one region from another in trials left out, and what chance predicts.
 
-A model is fitted to each fold's other trials. Exchanging trials of one region against the other changes nothing of the
-fits, so that the null costs no refit: only the trials left out are exchanged, within their fold.
+A model is fitted to the trials before each fold. Exchanging trials of one region against the other in the trials left
+out changes nothing of the fits, so that the null costs no refit. Were a fold also among the trials that others are
+predicted from, what two folds have in common by chance would count twice, and more often than chance allows.
+
+Dawid (1984), Statistical theory: the prequential approach, Journal of the Royal Statistical Society A 147, 278-292.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ BLOCK = 10  # trials among which trials are exchanged
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one region from another, by models of the other folds."""
+    """Of one region from another, by models of the folds before it; the first fold is not predicted."""
 
     explained: Float[Tensor, "fold number"]  # share of the variance, by number of processes across regions, from 0
     predicted: Float[Tensor, "trial bin unit"]  # by all of them, in private deviations
@@ -56,7 +59,7 @@ def cross_validated(
     pairs: Sequence[tuple[int, int]],
     progress: Callable[[float], None],
 ) -> dict[tuple[int, int], Predictions]:
-    """Return predictions of the second region of each pair from the first alone, in the trials left out.
+    """Return predictions of the second region of each pair from the first alone, by the folds of trials before.
 
     Parameters
     ----------
@@ -75,10 +78,10 @@ def cross_validated(
         pair: (valid.new_zeros(size, dtype=torch.float64), valid.new_zeros(size, dtype=torch.float64)) for pair in pairs
     }
     explained: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in pairs}
-    for k in range(folds):
-        held = fold == k
-        data = Recordings(activity_of_fold(~held), valid, observed)
-        model = fit_anew(data.some(~held), shape.regions, shape.across, shape.within, counts, PASSES, GAIN)
+    for k in range(1, folds):
+        held, before = fold == k, fold < k
+        data = Recordings(activity_of_fold(before), valid, observed)
+        model = fit_anew(data.some(before), shape.regions, shape.across, shape.within, counts, PASSES, GAIN)
         test = data.some(held)
         means: dict[int, Tensor] = {}
         for source, target in pairs:
@@ -99,11 +102,11 @@ def cross_validated(
             explained[source, target].append(1 - torch.stack(left) / left[0].clamp(min=1e-300))
             whole[source, target][0][held, :, units] = predicted
             whole[source, target][1][held, :, units] = y
-        progress((k + 1) / folds)
+        progress(k / (folds - 1))
     for source, target in pairs:
         units = shape.regions[target]
         predicted, y = (values[..., units] for values in whole[source, target])
-        shown = (observed & valid[..., None])[..., units]
+        shown = (observed & valid[..., None] & (fold > 0)[:, None, None])[..., units]
         found[source, target] = Predictions(torch.stack(explained[source, target]), predicted, y, shown)
     return found
 
@@ -135,12 +138,13 @@ def exchange(
 
     Slow drift over trials is removed from predictions and activity before.
     """
+    tested = fold > 0
+    fold, condition = fold[tested], None if condition is None else condition[tested]
     grams, products, powers = [], [], []
     for which in (there, back):
-        predicted, y = (
-            without_drift(values, which.shown, condition=condition) for values in (which.predicted, which.target)
-        )
-        predicted, y = (torch.where(which.shown, values, 0.0).flatten(1) for values in (predicted, y))
+        shown, values = which.shown[tested], (which.predicted[tested], which.target[tested])
+        clean = (without_drift(own, shown, condition=condition) for own in values)
+        predicted, y = (torch.where(shown, own, 0.0).flatten(1) for own in clean)
         power = torch.stack([predicted.square().sum(1), y.square().sum(1)], 1)
         gram = predicted @ y.T
         grams.append(gram / power.sum(0).prod().sqrt().clamp(min=1e-300))

@@ -181,8 +181,8 @@ class _Session:
                 continue
             tested, resamples = settings.permutations > 0, settings.resamples
             p = corrected[pair] if tested else None
-            samples = [found.resampled(bootstrap(trials, self.generator)) for _ in range(resamples)]
-            note = f"{int(self.fold.max()) + 1} folds of trials left out"
+            samples = [found.resampled(bootstrap(found.powers.shape[1], self.generator)) for _ in range(resamples)]
+            note = f"{int(self.fold.max()) + 1} folds, each but the first predicted by the trials before it"
             if tested:
                 note += "; null: trials of one region exchanged within condition and among neighbors" + _pairs(
                     corrected
@@ -206,15 +206,16 @@ class _Session:
                 continue
             folds = torch.stack([self.predictions[way].explained for way in (pair, pair[::-1])]).mean(0).cpu().numpy()
             numbers = list(range(folds.shape[1]))
-            chosen = fewest_within_one_error(-folds, numbers)
             useful[pair] = int(folds.mean(0).argmax())
+            chosen = fewest_within_one_error(-folds, numbers) if len(folds) > 1 else useful[pair]
             note = "latents across regions, each region predicted from the other in trials left out, one-SE rule"
             if chosen == self.model.across:
                 note += f"; all {chosen} that were fitted: there may be more"
             claims.append(
                 Claim(Question.DIMENSIONS, *self._names(pair), float(chosen), "by cross-validation", note=note)
             )
-            mean, error = folds.mean(0), folds.std(0, ddof=1) / len(folds) ** 0.5
+            mean = folds.mean(0)
+            error = folds.std(0, ddof=1) / len(folds) ** 0.5 if len(folds) > 1 else np.zeros_like(mean)
             curves.append(
                 Profile(
                     "rank",

@@ -63,7 +63,7 @@ def test_finds_delays_and_timescales(seed: int) -> None:
 def test_no_delay_is_no_evidence() -> None:
     """D3: zero-delay data."""
     data = simulate(3, [[0.0, 0.0]], TIMESCALES)
-    model = fit([data], dataclasses.replace(TWO, resamples=4))
+    model = fit([data], dataclasses.replace(TWO, resamples=20))
     assert float(model.delays_ms.abs().max()) < 2
     found = model.findings(data, 0)
     delays = claims(found, Question.DELAY)

@@ -22,6 +22,7 @@ def rejected(data: Batch, seed: int) -> set[Question]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_independent_regions_rarely_communicate(kind: str) -> None:
     """A delay and a direction are claimed only where something is shared: no more often than that."""
@@ -34,6 +35,7 @@ def test_independent_regions_rarely_communicate(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_what_is_shared_at_once_rarely_has_a_delay() -> None:
     """The regions do communicate, and the latents are not those of the model: autoregressive, not smooth."""
     cases = [rejected(coupled(seed, 0, shared=1, own=1, **SIZE), seed) for seed in range(SIMULATIONS)]
