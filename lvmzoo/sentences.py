@@ -81,10 +81,10 @@ def brief(claim: Claim) -> str:
 
 def verdict(claim: Claim) -> str:
     """Return in a word or three how a claim stands."""
+    if claim.question is Question.DIMENSIONS and claim.evidence is not False and math.isfinite(claim.value):
+        return "estimate"  # a number, whatever says that it is not zero
     if claim.evidence is not None:
         return "evidence" if claim.evidence else "no evidence"
-    if claim.question is Question.DIMENSIONS and math.isfinite(claim.value):
-        return "estimate"
     return "cannot be told"
 
 

@@ -117,6 +117,7 @@ def _model_notes(experiment: Experiment, model: Model, layout: Layout) -> Iterat
     """Say what the model leaves out of the session, and where its size makes scores too good to be true."""
     if isinstance(model, Communicates):
         used = {region for target, sources in model.routes.items() for region in (target, *sources)}
+        used.add(getattr(experiment.model, "control", None) or "")  # a region that others are only compared with
         if unused := set(layout.units) - used:
             said = "; ".join(f"{' and '.join(sources)} predicts {target}" for target, sources in model.routes.items())
             yield f"{said}; not used: {', '.join(sorted(unused))}."
