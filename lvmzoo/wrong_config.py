@@ -229,9 +229,7 @@ def typed(config: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     node = OmegaConf.structured(config)
     OmegaConf.set_readonly(node, False)
-    plain: dict[str, Any] = {
-        name: value.tolist() if hasattr(value, "tolist") else value for name, value in given.items()
-    }
+    plain: dict[str, Any] = {name: _without_numpy(value) for name, value in given.items()}
     for name, value in plain.items():
         if dataclasses.is_dataclass(value):
             continue
@@ -241,6 +239,15 @@ def typed(config: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise _wrong_type(f"{where}.{name}", f"{where}.{name}={value}", error) from error
         plain[name] = OmegaConf.to_container(node[name]) if OmegaConf.is_config(node[name]) else node[name]
     return plain
+
+
+def _without_numpy(value: Any) -> Any:
+    """Return plain numbers and lists for NumPy's, within mappings and lists, too."""
+    if isinstance(value, Mapping):
+        return {key: _without_numpy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_numpy(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _wrong_type(key: str, source: str, link: ValidationError) -> UserError:

@@ -49,7 +49,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Experiment], N
             folder.mkdir(parents=True)
             (folder / "report.html").write_text("")
             score = Score("co_bps", 0.25, "monday", unit="bits/spike", better="higher", spread=0.02, n=100)
-            return types.SimpleNamespace(scores=[score], folder=folder, history={})
+            return types.SimpleNamespace(scores=[score], folder=folder, history={}, findings={})
 
         module = types.ModuleType("lvmzoo.train")
         module.train = stand_in

@@ -8,6 +8,8 @@ of the process and w its weights.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -91,11 +93,12 @@ def expectations(
     ----------
     model, activity, valid, observed : of one session.
     information : whether to compute the Fisher information.
-    rough : complete trials tell as much a bin as the longest of similar length, which will do for steps of a search.
+    rough : trials of similar length share features and what complete ones tell a bin: will do for steps of a search.
     """
     total = zero_sums(model)
     total.bins.add_(valid.sum())
-    features = _ByLength(model)
+    # Exact sums must not depend on which trials come together: their features are those of their own length.
+    features: Callable[[int], Features] = _ByLength(model) if rough else partial(Features, model)
     known: dict[Features, Tensor] = {}  # Fisher information of complete trials as long as these features are for
     for pattern in groups(valid, observed):
         posterior = Posterior(model, pattern, features(pattern.bins))
