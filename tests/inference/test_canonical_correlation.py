@@ -10,6 +10,9 @@ import torch
 from scipy.linalg import eigh, subspace_angles
 from sklearn.cross_decomposition import CCA
 
+from lvmzoo.claims.lag_profile import asymmetry, located
+from lvmzoo.claims.nulls import drift_basis
+from lvmzoo.claims.surrogates import CircularShifts, TrialPermutations, correlation_time
 from lvmzoo.inference.canonical_correlation import (
     Pairs,
     Regularization,
@@ -20,10 +23,7 @@ from lvmzoo.inference.canonical_correlation import (
     whitening,
 )
 from lvmzoo.inference.lag_map import LaggedProducts, Sums, choose, correlations, fold_of_trials, widened
-from lvmzoo.inference.lag_profile import asymmetry, located
 from lvmzoo.inference.leading import largest_singular_values
-from lvmzoo.inference.nulls import drift_basis
-from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations, correlation_time
 from lvmzoo.inference.time_map import cross_validated_time_map, time_map
 from tests.models import regions_world
 

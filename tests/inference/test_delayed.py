@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lvmzoo.claims.delayed_claims import fisher_draws
 from lvmzoo.inference import gaussian_process
-from lvmzoo.inference.delayed_claims import fisher_draws
 from lvmzoo.inference.delayed_expectations import draw, expectations, log_likelihood, posterior_moments
 from lvmzoo.inference.delayed_fit import Recordings, free_delays, refine
 from lvmzoo.inference.delayed_processes import DelayedProcesses

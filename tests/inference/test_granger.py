@@ -11,7 +11,7 @@ from torch import Tensor
 from lvmzoo.inference.granger import granger, granger_by_frequency, region_information
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.riccati import predicted_covariance, stable, stationary_covariance
-from tests.inference.influence_world import planted, structure, unit_slices
+from tests.claims.influence_world import planted, structure, unit_slices
 
 UNITS = 3
 FREQUENCIES = torch.linspace(0, 0.5, 4097, dtype=torch.float64)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lvmzoo.inference.influence_refits import contributions
+from lvmzoo.claims.influence_refits import contributions
 from lvmzoo.inference.linear_gaussian import smoothed_means
 from lvmzoo.inference.messages import ablated, ablation, messages, origins, owed
 from lvmzoo.inference.riccati import stationary_covariance
 from lvmzoo.inference.sampling import draw_trials
+from tests.claims.influence_world import batch_of, planted, structure
 from tests.inference.dense import Dense
-from tests.inference.influence_world import batch_of, planted, structure
 
 LENGTHS = [12, 9, 12, 1, 7, 12]
 

@@ -12,7 +12,7 @@ from collections import Counter
 
 import torch
 
-from lvmzoo.inference import influence_refits
+from lvmzoo.claims import influence_refits
 from lvmzoo.models.multi_region.multi_region_lds import MultiRegionLDS, MultiRegionLDSConfig
 from tests.models.regions_world import independent
 

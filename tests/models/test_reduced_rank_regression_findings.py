@@ -16,14 +16,14 @@ from scipy import stats
 from sklearn.linear_model import Ridge
 
 from lvmzoo.batch import Batch
+from lvmzoo.claims.regression_lags import measured_lags
+from lvmzoo.claims.regression_recording import RegionRecording
+from lvmzoo.claims.regression_sources import measured_sources
+from lvmzoo.claims.support import Measured, Questions, corrected
 from lvmzoo.findings import Claim, Findings
 from lvmzoo.inference.lag_windows import paired_trials
 from lvmzoo.inference.lagged_prediction import PENALTIES, added_by, lag_profile, peak
 from lvmzoo.inference.regression_moments import Rows, Scatter, without_columns
-from lvmzoo.parts.claim_support import Measured, Questions, corrected
-from lvmzoo.parts.region_recording import RegionRecording
-from lvmzoo.parts.regression_lags import measured_lags
-from lvmzoo.parts.regression_sources import measured_sources
 from tests.models.regions_world import KINDS, coupled, independent
 from tests.models.regression_world import batch_of, fit, windows
 

@@ -11,12 +11,12 @@ from scipy.linalg import subspace_angles as scipy_angles
 from sklearn.decomposition import FactorAnalysis
 from sklearn.linear_model import LinearRegression
 
+from lvmzoo.claims.regression_recording import RegionRecording
+from lvmzoo.claims.regression_sources import unique_contribution
 from lvmzoo.errors import UserError
 from lvmzoo.inference.communication_subspace import subspace_angles
 from lvmzoo.inference.factor_regression import number_of_factors
 from lvmzoo.inference.reduced_rank import around_training, centered, fold_moments, held_in
-from lvmzoo.parts.region_recording import RegionRecording
-from lvmzoo.parts.regression_sources import unique_contribution
 from tests.models.regression_world import batch_of, fit, windows, without_units
 
 LENGTHS = [9, 14, 11, 14, 7, 12] * 8

@@ -23,10 +23,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout
+from lvmzoo.claims.lag_findings import Asked, lag_findings
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.canonical_correlation import Regularization, canonical_pairs, projection
-from lvmzoo.inference.lag_findings import Asked, lag_findings
 from lvmzoo.inference.lag_map import Sums, best_amount, choose, correlations, fold_of_trials, lagged_sums, survivors
 from lvmzoo.inference.region_moments import RegionMoments, conditional_mean, shifted
 from lvmzoo.models.base import Communicates, Connects, StatisticsModel

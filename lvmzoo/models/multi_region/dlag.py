@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout, Observation
+from lvmzoo.claims.delayed_findings import Settings, delayed_findings
 from lvmzoo.errors import UserError
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.delayed_dimension import RegionalData, choose_sizes
@@ -48,7 +49,6 @@ from lvmzoo.models.base import (
     Scores,
     StatisticsModel,
 )
-from lvmzoo.parts.delayed_findings import Settings, delayed_findings
 from lvmzoo.parts.residuals import Residuals
 from lvmzoo.parts.session_units import SessionUnits
 from lvmzoo.registry import Entry, Family, Reference, Training, register

@@ -26,9 +26,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout
+from lvmzoo.claims.influence_findings import influence
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings, Progress, quiet_progress
-from lvmzoo.inference.influence import influence
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.messages import Messages, messages

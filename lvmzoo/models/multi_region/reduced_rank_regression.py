@@ -22,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvmzoo.batch import Batch, Layout
+from lvmzoo.claims.regression_findings import regression_findings
+from lvmzoo.claims.support import Questions
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.reduced_rank import Moments
 from lvmzoo.models.base import Communicates, Connects, StatisticsModel
-from lvmzoo.parts.claim_support import Questions
-from lvmzoo.parts.regression_findings import regression_findings
 from lvmzoo.parts.regression_session import RegressionSession, Route
 from lvmzoo.parts.residuals import Residuals
 from lvmzoo.registry import Entry, Family, Reference, Training, register

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.inference.nulls import permutations
+from lvmzoo.claims.nulls import permutations
 
 __all__ = [
     "FEWEST_TIMES",

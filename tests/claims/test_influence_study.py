@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 import torch
 
+from lvmzoo.claims.influence_channels import region_channels
+from lvmzoo.claims.influence_refits import Influence
+from lvmzoo.claims.influence_study import Study
+from lvmzoo.claims.influence_surrogates import chance_of
 from lvmzoo.findings import Claim
 from lvmzoo.inference.emissions import emissions_of
-from lvmzoo.inference.influence_refits import Influence
-from lvmzoo.inference.influence_study import Study
-from lvmzoo.inference.influence_surrogates import chance_of
-from lvmzoo.inference.region_channels import region_channels
-from tests.inference.influence_world import batch_of, planted, structure
+from tests.claims.influence_world import batch_of, planted, structure
 
 
 def numbers(cases: int, size: float) -> Influence:

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lvmzoo.claims.nulls import permutations, without_drift
 from lvmzoo.inference.delayed_beginning import fit_anew
 from lvmzoo.inference.delayed_expectations import posterior_means
 from lvmzoo.inference.delayed_fit import Recordings
 from lvmzoo.inference.delayed_processes import DelayedProcesses
-from lvmzoo.inference.nulls import permutations, without_drift
 
 __all__ = ["Exchange", "Predictions", "cross_validated", "exchange"]
 

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvmzoo.inference.delayed_communication import shared_strength
+from lvmzoo.claims.delayed_communication import shared_strength
+from lvmzoo.claims.nulls import bootstrap
 from lvmzoo.inference.delayed_expectations import expectations
 from lvmzoo.inference.delayed_fit import Recordings, free_delays, refine
 from lvmzoo.inference.delayed_processes import DelayedProcesses
-from lvmzoo.inference.nulls import bootstrap
 
 __all__ = ["Draws", "Tested", "fisher_draws", "resampled", "test_delays"]
 

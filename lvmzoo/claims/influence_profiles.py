@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from lvmzoo.claims.influence_channels import Channels
+from lvmzoo.claims.influence_refits import contributions
+from lvmzoo.claims.influence_study import Study, shifted_interval
+from lvmzoo.claims.nulls import null_summary
 from lvmzoo.findings import Profile
-from lvmzoo.inference.influence_refits import contributions
-from lvmzoo.inference.influence_study import Study, shifted_interval
 from lvmzoo.inference.linear_gaussian import smoothed_means
 from lvmzoo.inference.messages import ablation, origins, owed
-from lvmzoo.inference.nulls import null_summary
-from lvmzoo.inference.region_channels import Channels
 
 __all__ = ["by_dimension", "by_frequency", "by_lag", "by_time"]
 

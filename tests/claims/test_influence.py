@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from lvmzoo.batch import Batch, Observation
+from lvmzoo.claims import influence_refits
+from lvmzoo.claims.influence_channels import apart, each_by_itself, region_channels
+from lvmzoo.claims.influence_findings import influence
+from lvmzoo.claims.influence_refits import chance, refit
+from lvmzoo.claims.influence_study import corrected, shifted_interval
+from lvmzoo.claims.influence_surrogates import chance_of, rearranged
+from lvmzoo.claims.surrogates import CircularShifts, TrialPermutations
 from lvmzoo.findings import Claim, Findings, Question
-from lvmzoo.inference import influence_refits
 from lvmzoo.inference.emissions import CountEmissions, emissions_of
-from lvmzoo.inference.influence import influence
-from lvmzoo.inference.influence_refits import chance, refit
-from lvmzoo.inference.influence_study import corrected, shifted_interval
-from lvmzoo.inference.influence_surrogates import chance_of, rearranged
 from lvmzoo.inference.linear_gaussian import LinearGaussian, log_likelihood, smoothed_means
-from lvmzoo.inference.region_channels import apart, each_by_itself, region_channels
 from lvmzoo.inference.sampling import draw_trials
-from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations
-from tests.inference.influence_world import Edge, batch_of, fitted, planted, regional_fit, structure
+from tests.claims.influence_world import Edge, batch_of, fitted, planted, regional_fit, structure
 
 pytestmark = pytest.mark.filterwarnings("error")
 FEW = torch.linspace(0, 0.5, 5, dtype=torch.float64)

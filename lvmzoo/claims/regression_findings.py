@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from lvmzoo.batch import Batch
+from lvmzoo.claims.nulls import interval
+from lvmzoo.claims.regression_dimensions import Dimensions, dimensions, outwards, subspace_of
+from lvmzoo.claims.regression_lags import lag_claims
+from lvmzoo.claims.regression_recording import RegionRecording
+from lvmzoo.claims.regression_sources import source_claims
+from lvmzoo.claims.support import Questions
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.communication_subspace import subspace_angles
-from lvmzoo.inference.nulls import interval
-from lvmzoo.parts.claim_support import Questions
-from lvmzoo.parts.region_recording import RegionRecording
-from lvmzoo.parts.regression_dimensions import Dimensions, dimensions, outwards, subspace_of
-from lvmzoo.parts.regression_lags import lag_claims
 from lvmzoo.parts.regression_session import RegressionSession
-from lvmzoo.parts.regression_sources import source_claims
 from lvmzoo.parts.residuals import Residuals
 
 __all__ = ["regression_findings"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import permutation_test
 
-from lvmzoo.inference.nulls import (
+from lvmzoo.claims.nulls import (
     bootstrap,
     drift_basis,
     holm,

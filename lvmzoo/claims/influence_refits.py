@@ -15,17 +15,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lvmzoo.claims.influence_channels import Channels, apart
+from lvmzoo.claims.influence_surrogates import rearranged
+from lvmzoo.claims.nulls import bootstrap
+from lvmzoo.claims.surrogates import CircularShifts, TrialPermutations
 from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.inference.granger import granger, granger_by_frequency, region_information
-from lvmzoo.inference.influence_surrogates import rearranged
 from lvmzoo.inference.linear_gaussian import LinearGaussian, Moments, expectations
 from lvmzoo.inference.maximization import solve_initial
-from lvmzoo.inference.nulls import bootstrap
-from lvmzoo.inference.region_channels import Channels, apart
 from lvmzoo.inference.regional_maximization import solve_regional_dynamics
 from lvmzoo.inference.regional_structure import Structure
 from lvmzoo.inference.riccati import stable, stationary_covariance
-from lvmzoo.inference.surrogates import CircularShifts, TrialPermutations
 
 __all__ = [
     "PASSES",

@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Observation
+from lvmzoo.claims.delayed_claims import Draws, fisher_draws, resampled, test_delays
+from lvmzoo.claims.delayed_communication import Exchange, Predictions, cross_validated, exchange, shared_strength
+from lvmzoo.claims.nulls import bootstrap, holm, interval, null_summary, p_value
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
-from lvmzoo.inference.delayed_claims import Draws, fisher_draws, resampled, test_delays
-from lvmzoo.inference.delayed_communication import Exchange, Predictions, cross_validated, exchange, shared_strength
 from lvmzoo.inference.delayed_dimension import fold_of_trials
 from lvmzoo.inference.delayed_fit import Recordings
 from lvmzoo.inference.delayed_processes import DelayedProcesses
 from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
-from lvmzoo.inference.nulls import bootstrap, holm, interval, null_summary, p_value
 from lvmzoo.parts.residuals import Residuals
 
 __all__ = ["Settings", "delayed_findings"]

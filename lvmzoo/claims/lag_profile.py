@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvmzoo.inference.lag_draws import LagDraws
-from lvmzoo.inference.nulls import p_value
+from lvmzoo.claims.lag_draws import LagDraws
+from lvmzoo.claims.nulls import p_value
 
 __all__ = ["Excess", "Said", "Verdict", "around", "asymmetry", "dimensions", "located", "verdict"]
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvmzoo.claims.nulls import bootstrap, interval
+from lvmzoo.claims.regression_recording import RegionRecording, Windows
 from lvmzoo.inference.factor_regression import explained_by_factors, number_of_factors, solve_factors
-from lvmzoo.inference.nulls import bootstrap, interval
 from lvmzoo.inference.reduced_rank import Centered, choose_rank, solve, spectrum_of
 from lvmzoo.inference.regression_moments import Scatter
-from lvmzoo.parts.region_recording import RegionRecording, Windows
 from lvmzoo.parts.regression_session import Route
 
 __all__ = ["Control", "Dimensions", "curve_of", "dimensions", "outwards", "subspace_of", "within_region"]

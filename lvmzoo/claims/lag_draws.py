@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvmzoo.claims.nulls import bootstrap
+from lvmzoo.claims.surrogates import Surrogates
 from lvmzoo.findings import Progress
 from lvmzoo.inference.canonical_correlation import Regularization
 from lvmzoo.inference.lag_map import LaggedProducts, Sums, choose, correlations
-from lvmzoo.inference.nulls import bootstrap
-from lvmzoo.inference.surrogates import Surrogates
 from lvmzoo.inference.time_map import cross_validated_time_map
 
 __all__ = ["Draws", "LagDraws", "Plan", "Wide", "draw_lag_maps", "draw_time_maps", "draws_of", "within_regions"]

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lvmzoo.inference.nulls import drift_basis, without_drift
-from lvmzoo.inference.region_channels import Channels
-from lvmzoo.inference.surrogates import (
+from lvmzoo.claims.influence_channels import Channels
+from lvmzoo.claims.nulls import drift_basis, without_drift
+from lvmzoo.claims.surrogates import (
     FEWEST_TIMES,
     FEWEST_TRIALS,
     CircularShifts,

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.inference.lag_draws import Wide
-from lvmzoo.inference.lag_map import fold_of_trials, widened
-from lvmzoo.inference.nulls import drift_basis, levels_of
-from lvmzoo.inference.surrogates import (
+from lvmzoo.claims.lag_draws import Wide
+from lvmzoo.claims.nulls import drift_basis, levels_of
+from lvmzoo.claims.surrogates import (
     FEWEST_TIMES,
     FEWEST_TRIALS,
     CircularShifts,
@@ -23,6 +22,7 @@ from lvmzoo.inference.surrogates import (
     correlation_time,
     exchangeable,
 )
+from lvmzoo.inference.lag_map import fold_of_trials, widened
 
 __all__ = ["Activity", "Prepared", "prepared"]
 

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch
+from lvmzoo.claims.influence_refits import Influence
+from lvmzoo.claims.nulls import interval, null_summary, p_value
 from lvmzoo.findings import DIRECTLY, Claim, Question
-from lvmzoo.inference.influence_refits import Influence
-from lvmzoo.inference.nulls import interval, null_summary, p_value
 from lvmzoo.inference.regional_structure import Structure
 
 __all__ = ["Study", "corrected", "shifted_interval"]

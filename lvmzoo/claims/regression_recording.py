@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvmzoo.batch import Batch
+from lvmzoo.claims.nulls import drift_basis, permutations
+from lvmzoo.claims.support import Questions
 from lvmzoo.inference.lag_windows import lagged, paired_trials, whole_windows
-from lvmzoo.inference.nulls import drift_basis, permutations
 from lvmzoo.inference.regression_moments import Rows, Scatter, without_columns
-from lvmzoo.parts.claim_support import Questions
 
 __all__ = ["RegionRecording", "Windows"]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from lvmzoo.claims.nulls import bootstrap, holm, interval
+from lvmzoo.claims.regression_recording import RegionRecording, Windows
+from lvmzoo.claims.support import Measured, Questions, corrected, judged
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.lagged_prediction import added_by, best_penalty, joined, lag_profile, peak
-from lvmzoo.inference.nulls import bootstrap, holm, interval
 from lvmzoo.inference.regression_moments import Scatter
-from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
-from lvmzoo.parts.region_recording import RegionRecording, Windows
 
 __all__ = ["lag_claims", "measured_lags"]
 

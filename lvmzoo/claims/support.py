@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lvmzoo.inference.nulls import interval, null_summary, p_value
+from lvmzoo.claims.nulls import interval, null_summary, p_value
 
 __all__ = ["LEVEL", "Measured", "Questions", "corrected", "judged"]
 

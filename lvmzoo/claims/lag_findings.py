@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch
+from lvmzoo.claims.lag_claims import CORRELATION, LagClaims
+from lvmzoo.claims.lag_draws import Draws, Plan, draw_lag_maps, draw_time_maps, draws_of, within_regions
+from lvmzoo.claims.lag_trials import Activity, Prepared, prepared
+from lvmzoo.claims.nulls import null_summary
 from lvmzoo.findings import Findings, Profile, Progress
 from lvmzoo.inference.canonical_correlation import Regularization
-from lvmzoo.inference.lag_claims import CORRELATION, LagClaims
-from lvmzoo.inference.lag_draws import Draws, Plan, draw_lag_maps, draw_time_maps, draws_of, within_regions
-from lvmzoo.inference.nulls import null_summary
-from lvmzoo.inference.region_trials import Activity, Prepared, prepared
 from lvmzoo.inference.time_map import windows
 
 __all__ = ["Asked", "lag_findings"]

@@ -7,14 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch
+from lvmzoo.claims.influence_channels import each_by_itself, region_channels
+from lvmzoo.claims.influence_profiles import by_dimension, by_frequency, by_lag, by_time
+from lvmzoo.claims.influence_refits import PASSES, chance, resampled
+from lvmzoo.claims.influence_study import LEVEL, Study
+from lvmzoo.claims.influence_surrogates import chance_of
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
-from lvmzoo.inference.influence_profiles import by_dimension, by_frequency, by_lag, by_time
-from lvmzoo.inference.influence_refits import PASSES, chance, resampled
-from lvmzoo.inference.influence_study import LEVEL, Study
-from lvmzoo.inference.influence_surrogates import chance_of
 from lvmzoo.inference.linear_gaussian import LinearGaussian
-from lvmzoo.inference.region_channels import each_by_itself, region_channels
 from lvmzoo.inference.regional_structure import Structure
 
 __all__ = ["influence"]

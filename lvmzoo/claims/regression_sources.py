@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from lvmzoo.claims.nulls import bootstrap
+from lvmzoo.claims.regression_recording import RegionRecording, Windows
+from lvmzoo.claims.support import Measured, Questions, corrected, judged
 from lvmzoo.findings import Claim, Progress, Question
-from lvmzoo.inference.nulls import bootstrap
 from lvmzoo.inference.regression_moments import Scatter
-from lvmzoo.parts.claim_support import Measured, Questions, corrected, judged
-from lvmzoo.parts.region_recording import RegionRecording, Windows
 from lvmzoo.parts.regression_session import Route
 
 __all__ = ["measured_sources", "source_claims", "unique_contribution"]

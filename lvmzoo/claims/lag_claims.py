@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lvmzoo.claims.lag_draws import LagDraws
+from lvmzoo.claims.lag_profile import Said, Verdict, around, dimensions, verdict
+from lvmzoo.claims.nulls import interval, null_summary
 from lvmzoo.findings import Claim, Findings, Profile, Question
-from lvmzoo.inference.lag_draws import LagDraws
-from lvmzoo.inference.lag_profile import Said, Verdict, around, dimensions, verdict
-from lvmzoo.inference.nulls import interval, null_summary
 from lvmzoo.sentences import amount
 
 __all__ = ["LagClaims"]

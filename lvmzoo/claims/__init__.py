@@ -1,0 +1,1 @@
+"""What models say of regions: which communicate, in which direction, how late, through how many dimensions."""
