@@ -10,7 +10,7 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -25,8 +25,6 @@ from lvmzoo.errors import UserError
 from lvmzoo.wrong_config import check_files, explain, missing, not_a_field
 
 __all__ = ["compose", "config_folder", "fill_store", "group_options", "load", "to_experiment"]
-
-T = TypeVar("T")
 
 
 def config_folder() -> Path:
@@ -147,14 +145,14 @@ def _check_keys(node: DictConfig, prefix: str) -> None:
             _check_keys(child, f"{prefix}{key}.")
 
 
-def _tuples(config: T) -> T:
+def _tuples(config: Any) -> Any:
     """Turn the lists that YAML gives into tuples where the dataclass says tuple."""
     hints = typing.get_type_hints(type(config))
     changed: dict[str, Any] = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             changed[field.name] = _tuples(value)
         elif isinstance(value, list) and "tuple" in str(hints[field.name]):
             changed[field.name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
-    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
+    return dataclasses.replace(config, **changed)

@@ -262,7 +262,7 @@ def _first_values(overrides: Sequence[str]) -> list[str]:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.prog = "lvmzoo train"
-    parser.error = _refuse  # type: ignore[method-assign]
+    parser.error = _refuse  # type: ignore[method-assign] # Hydra makes the parser; it would print its usage
     options = parser.parse_args(list(arguments))
     if options.config_name or options.config_path:
         raise UserError(

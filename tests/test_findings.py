@@ -231,9 +231,9 @@ def test_nothing_is_said_of_nothing():
 
 
 def printed(claims: list[Claim], width: int = 80) -> list[str]:
-    console = Console(file=io.StringIO(), width=width)
-    print_answers(console, Findings(tuple(claims)))
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    screen = io.StringIO()
+    print_answers(Console(file=screen, width=width), Findings(tuple(claims)))
+    return [line.rstrip() for line in screen.getvalue().splitlines()]
 
 
 def test_a_terminal_shows_questions_with_their_answers_in_its_width():

@@ -183,7 +183,7 @@ def _key(axes: Axes, profile: Profile) -> None:
     if profile.null is not None:
         lines.append(Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)), label="chance, 95th percentile"))
     if len(lines) > 1:
-        axes.figure.legend(handles=lines, loc="outside lower left", ncols=2)  # type: ignore[union-attr, unused-ignore]
+        axes.figure.legend(handles=lines, loc="outside lower left", ncols=2)
 
 
 def _caption(profile: Profile) -> str:

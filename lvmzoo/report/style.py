@@ -131,7 +131,7 @@ def _svg(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type, unused-ignore]
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type, unused-ignore] # its stubs want a literal of every name
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
@@ -208,9 +208,9 @@ def scale_bar(axes: Axes, label: str, values: tuple[float, float], cmap: Any, *,
         low, high = values
         scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(low, high if high > low else low + 1), cmap)
         bar = axes.figure.colorbar(scale, ax=axes, shrink=0.6, aspect=28, pad=0.03)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)  # type: ignore[operator] # missing in matplotlib's stubs
         bar.set_label(label)
-        bar.solids.set_rasterized(True)  # type: ignore[union-attr]
+        bar.solids.set_rasterized(True)  # type: ignore[union-attr] # never None here
         return
     key = axes.inset_axes((1.06, 0.79, 0.19, 0.19), projection="polar")
     angles = np.linspace(0, 2 * np.pi, 97)

@@ -169,7 +169,7 @@ class View:
         start = self.part(part).table["start_s"].to_numpy(dtype=np.float64)
         return start[trial] + (inside + 0.5) * self.bin_s
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019  as above
     def activity(self, part: str) -> Float[np.ndarray, "bin unit"]:
         """Return the recorded activity per bin, NaN where a sample is missing."""
         values = self.evaluation.activity(part).numpy().astype(np.float32)

@@ -65,7 +65,8 @@ def row(stride: int, bound: float) -> dict[str, Any]:
     ratios = sorted(b / a for a, b in zip(times["ours"][1:], times["peer"][1:], strict=True))
     ratio = statistics.median(ratios)
     pairs = zip(ours.parameters(), peer.parameters(), strict=True)
-    difference = max(float((a.grad - b.grad).norm() / b.grad.norm()) for a, b in pairs if b.grad is not None)  # type: ignore[operator]
+    gradients = [(a.grad, b.grad) for a, b in pairs]
+    difference = max(float((a - b).norm() / b.norm()) for a, b in gradients if a is not None and b is not None)
     size = f"{TRIALS} trials x {BINS} bins, {UNITS} units, {config.latents} latents, {config.hidden} hidden"
     return {
         "claim": f"neural ODE, step of training (loss and gradient), {size}, steps of {stride} bins, s",

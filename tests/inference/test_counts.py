@@ -157,7 +157,8 @@ def test_moments_are_the_gradient_of_the_bound(poisson: bool) -> None:
     assert float(moments.log_likelihood) == pytest.approx(
         float(count_bounds(model, *data, poisson=poisson).sum()), rel=1e-12
     )
-    drift = torch.cat([model.dynamics, model.drive], 1)  # type: ignore[list-item]
+    assert model.drive is not None
+    drift = torch.cat([model.dynamics, model.drive], 1)
     expected = {
         "readout": moments.gradient[:, :2],
         "feedthrough": moments.gradient[:, 2:3],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvmzoo.claims.influence_refits import contributions
-from lvmzoo.inference.linear_gaussian import smoothed_means
+from lvmzoo.inference.linear_gaussian import LinearGaussian, smoothed_means
 from lvmzoo.inference.messages import ablated, ablation, messages, origins, owed
 from lvmzoo.inference.riccati import stationary_covariance
 from lvmzoo.inference.sampling import draw_trials
@@ -110,8 +110,8 @@ def test_what_is_lost_without_a_block_is_what_dense_likelihoods_say() -> None:
     assert float(regions.block(without.dynamics, "A", "B", 2).abs().max()) == 0.0
     torch.testing.assert_close(without.dynamics[4:], model.dynamics[4:])  # the registers stay
 
-    def likelihood(system: object) -> float:
-        dense, seen = Dense(system, 8), np.ones((8, 6), bool)  # type: ignore[arg-type]
+    def likelihood(system: LinearGaussian) -> float:
+        dense, seen = Dense(system, 8), np.ones((8, 6), bool)
         return sum(dense.likelihood(trial, seen) for trial in activity.numpy())
 
     assert loss.log_likelihood == pytest.approx((likelihood(model) - likelihood(without)) / 48, rel=1e-9)

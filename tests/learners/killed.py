@@ -46,7 +46,7 @@ def arm(where: str, count: int, name: str) -> None:
                 die()
             return replace(self, target)
 
-        Path.replace = dying_replace  # type: ignore[method-assign]
+        Path.replace = dying_replace  # type: ignore[method-assign] # the very method dies
         return
     model: Any = registry.get(name).model
     method = "statistics" if hasattr(model, "statistics") else "loss"

@@ -213,9 +213,11 @@ def test_sessions_begin_with_common_factors_and_none_touches_another() -> None:
     sessions = prepare(recordings, world.DATA)
     torch.manual_seed(0)
     model = LFADS(LFADSConfig(**SMALL), [session.layout for session in sessions])
-    before = model._layers("day.1").read_in.weight.clone()  # type: ignore[union-attr, operator]
+    read_in = model._layers("day.1").read_in
+    assert isinstance(read_in, torch.nn.Linear)
+    before = read_in.weight.clone()
     model.prepare([session.train.batch() for session in sessions])
-    assert not torch.equal(before, model._layers("day.1").read_in.weight)  # type: ignore[arg-type]
+    assert not torch.equal(before, read_in.weight)
     model.loss(sessions[0].train.batch(), 0).total.backward()
     assert all(p.grad is not None for p in model._layers("day.0").parameters())
     assert all(p.grad is None for p in model._layers("day.1").parameters())
