@@ -72,7 +72,7 @@ def files_of(given: Any) -> list[Path]:
                 "data.path names a file, a glob, or a list of them.",
                 f"For all NWB files in it, quote the glob: 'data.path={text}/*.nwb'.",
             )
-        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
+        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207  absolute, too
         if not matches:
             parent = Path(text).parent
             near = [p.name for p in parent.iterdir() if p.suffix in READERS] if parent.is_dir() else []
