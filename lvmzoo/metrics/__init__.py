@@ -13,6 +13,9 @@ from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.metrics.bits_per_spike import BitsPerSpike
 from lvmzoo.metrics.co_bps import CoBps
 from lvmzoo.metrics.connections import Connections
+from lvmzoo.metrics.decoded_behavior import DecodedBehavior
+from lvmzoo.metrics.forecast_behavior import ForecastBehavior
+from lvmzoo.metrics.forecast_r2 import ForecastR2
 from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.metrics.log_likelihood import LogLikelihood
 from lvmzoo.metrics.rate_r2 import RateR2
@@ -35,6 +38,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             RateR2(),
             BehaviorR2(),
             BehaviorKnn(),
+            DecodedBehavior(),
+            ForecastR2(),
+            ForecastBehavior(),
             SharedVarianceOfUnits(),
             Connections(),
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.findings import Findings, Progress, quiet_progress
-from lvmzoo.models.base import Communicates, Connects, Model, Reconstructs
+from lvmzoo.models.base import Communicates, Connects, Decodes, Model, Reconstructs
 
 __all__ = ["Evaluation", "Metric", "Score"]
 
@@ -96,6 +96,16 @@ class Evaluation:
 
         return self.kept(("bins", part), compute)
 
+    def since_start(self, part: str) -> Int[np.ndarray, " bin"]:
+        """Return how many bins of its trial lie before each valid bin."""
+
+        def compute() -> np.ndarray:
+            trials = self.trials(part)
+            first = np.repeat(np.cumsum(trials.lengths) - trials.lengths, trials.lengths)
+            return (np.arange(trials.n_bins) - first)[trials.valid.numpy()[trials.flat]]
+
+        return self.kept(("since_start", part), compute)
+
     def groups(self, part: str) -> Int[np.ndarray, " bin"]:
         """Return for each valid bin the trial, or contiguous block, over which spreads are taken; never decreasing."""
 
@@ -124,6 +134,11 @@ class Evaluation:
     def rates(self, part: str) -> Float[np.ndarray, "bin unit"]:
         """Return the expected activity per bin of every unit, held-out ones included."""
         return self.kept(("rates", part), lambda: self.view(part, cast("Reconstructs", self._model()).rates))
+
+    def decoded(self, part: str) -> Mapping[str, Float[np.ndarray, "bin _channel"]]:
+        """Return each behavior variable that the model decodes by itself."""
+        model = cast("Decodes", self._model())
+        return self.kept(("decoded", part), lambda: self.views(part, model.decode))
 
     def predictions(self, part: str, target: str) -> Float[np.ndarray, "bin target_unit"]:
         """Return the expected activity of a region, given the others that the model predicts it from."""
@@ -180,6 +195,17 @@ class Evaluation:
         if not found:
             return np.zeros((0, 0))
         return torch.cat(found).numpy()
+
+    def views(
+        self, part: str, function: Callable[[Batch], Mapping[str, Tensor]]
+    ) -> dict[str, Float[np.ndarray, "bin _channel"]]:
+        """Return what a method of the model gives by name for the valid bins of a part; nothing for none."""
+        found: dict[str, list[Tensor]] = {}
+        with evaluating(self._model()):
+            for batch in self.batches(part):
+                for name, values in function(batch).items():
+                    found.setdefault(name, []).append(values[batch.valid].double().cpu())
+        return {name: torch.cat(values).numpy() for name, values in found.items()}
 
     def batches(self, part: str, hidden: bool = True) -> Iterator[Batch]:
         """Give the trials of a part in order, a chunk at a time, without behavior and without the held-out units."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lvmzoo.batch import Kind
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.decode import PENALTIES, Decoder, angular_error, decode, encode, fit_decoder, quality
 from lvmzoo.metrics.spread import group_sums, r2, ratio_sem
 
-__all__ = ["best_decoders", "decoding_scores", "fit_decoders", "score_decoders"]
+__all__ = ["best_decoders", "decoding_scores", "fit_decoders", "prediction_scores", "score_decoders"]
 
 DRAWS = 200  # of the bootstrap over trials behind the spread of a median
 
@@ -80,54 +80,65 @@ def decoding_scores(
 def score_decoders(evaluation: Evaluation, decoders: Mapping[str, Decoder], suffix: str = "") -> list[Score]:
     """Return the scores of readouts that are fitted already, variable -> decoder, on test bins."""
     scores: list[Score] = []
+    every = np.ones(len(evaluation.bins("test")), dtype=bool)
     for name, decoder in decoders.items():
-        truth = evaluation.behavior("test", name)
-        known = np.isfinite(truth).all(1)
-        if known.any():
-            scores += _score(evaluation, name, decoder, truth[known], known, suffix)
+        if not np.isfinite(evaluation.behavior("test", name)).all(1).any():
+            continue
+        code = decoder.encoded(evaluation.latents("test"))
+        predicted = decode(code, decoder.variable)
+        scores += prediction_scores(
+            evaluation, name, predicted, every, "behavior", suffix, code=code, settings=decoder.settings
+        )
     return scores
 
 
-def _score(
+def prediction_scores(
     evaluation: Evaluation,
     name: str,
-    decoder: Decoder,
-    truth: Float[np.ndarray, "known channel"],
-    known: np.ndarray,
-    suffix: str,
+    predicted: Float[np.ndarray, "bin channel"],
+    shown: Bool[np.ndarray, " bin"],
+    family: str,
+    suffix: str = "",
+    code: Float[np.ndarray, "bin code"] | None = None,
+    settings: str = "",
 ) -> list[Score]:
-    groups = evaluation.groups("test")[known]
-    code = decoder.encoded(evaluation.latents("test")[known])
-    predicted = decode(code, decoder.variable)
+    """Return the scores of a prediction of behavior on test bins, ``FAMILY_r2SUFFIX`` and the like.
+
+    Parameters
+    ----------
+    evaluation : of the model that predicts.
+    name : of the behavior variable.
+    predicted : values, angles in radians, or the index of a level.
+    shown : bins that count, of those that have a label.
+    family, suffix : what the names of the scores begin and end with.
+    code : (cos, sin) of an angle as predicted; None: of the angle that was predicted.
+    settings : for the note.
+    """
+    variable, truth = evaluation.layout.behavior[name], evaluation.behavior("test", name)
+    shown = shown & np.isfinite(truth).all(1)
+    if not shown.any():
+        return []
+    truth, predicted, groups = truth[shown], predicted[shown], evaluation.groups("test")[shown]
     session, n = evaluation.layout.session, len(truth)
-    settings = decoder.settings
-    if decoder.variable.kind is Kind.CATEGORICAL:
+    if variable.kind is Kind.CATEGORICAL:
         right = (predicted == truth).astype(float)
         majority = np.unique(truth, return_counts=True)[1].max() / n
         spread = ratio_sem(group_sums(right, groups), group_sums(np.ones_like(right), groups))
-        note = f"majority {majority:.3f}; {settings}"
-        return [Score(f"behavior_accuracy{suffix}", float(right.mean()), session, name, spread=spread, n=n, note=note)]
+        note = "; ".join(filter(None, (f"majority {majority:.3f}", settings)))
+        return [Score(f"{family}_accuracy{suffix}", float(right.mean()), session, name, spread=spread, n=n, note=note)]
     scores = []
-    if decoder.variable.kind is Kind.CIRCULAR:
+    if variable.kind is Kind.CIRCULAR:
         error = np.degrees(angular_error(truth, predicted))[:, 0]
         spread = _median_spread(error, groups, evaluation.seed)
-        scores.append(
-            Score(
-                f"behavior_error{suffix}",
-                float(np.median(error)),
-                session,
-                name,
-                "deg",
-                "lower",
-                spread,
-                n,
-                f"median absolute error; {settings}",
-            )
-        )
-        truth, predicted, settings = encode(truth, decoder.variable), code, f"of (cos, sin); {settings}"
+        note = "; ".join(filter(None, ("median absolute error", settings)))
+        value = float(np.median(error))
+        scores.append(Score(f"{family}_error{suffix}", value, session, name, "deg", "lower", spread, n, note))
+        truth = encode(truth, variable)
+        predicted = encode(predicted, variable) if code is None else code[shown]
+        settings = "; ".join(filter(None, ("of (cos, sin)", settings)))
     value, spread = r2(truth, predicted, groups)
     if np.isfinite(value):
-        scores.append(Score(f"behavior_r2{suffix}", value, session, name, spread=spread, n=n, note=settings))
+        scores.append(Score(f"{family}_r2{suffix}", value, session, name, spread=spread, n=n, note=settings))
     return scores
 
 

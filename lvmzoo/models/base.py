@@ -22,6 +22,7 @@ __all__ = [
     "Decodes",
     "Filters",
     "Forecasts",
+    "ForecastsBehavior",
     "GradientModel",
     "HasDynamics",
     "HasPosterior",
@@ -178,6 +179,14 @@ class Forecasts(abc.ABC):
         """Return the expected activity of each bin given the bins up to ``horizon`` bins earlier."""
 
 
+class ForecastsBehavior(abc.ABC):
+    """Predicts behavior ahead of time."""
+
+    @abc.abstractmethod
+    def forecast_behavior(self, batch: Batch, horizon: int) -> Mapping[str, Float[Tensor, "trial bin channel"]]:
+        """Return the behavior expected in each bin given the activity up to ``horizon`` bins earlier."""
+
+
 class Filters(abc.ABC):
     """Infers latents as the recording goes on, bin by bin."""
 
@@ -247,6 +256,7 @@ CAPABILITIES: tuple[type, ...] = (
     Connects,
     Decodes,
     Forecasts,
+    ForecastsBehavior,
     Filters,
     HasDynamics,
     Samples,

@@ -43,9 +43,19 @@ _METRICS = {
     "behavior_error_knn": "Median error, nearest neighbors",
     "behavior_accuracy": "Accuracy, linear",
     "behavior_accuracy_knn": "Accuracy, nearest neighbors",
+    "decoded_r2": "Behavior R², decoded by the model",
+    "decoded_error": "Median error, decoded by the model",
+    "decoded_accuracy": "Accuracy, decoded by the model",
+}
+_FORECASTS = {
+    "forecast_r2_": "R² of activity, forecast",
+    "forecast_behavior_r2_": "Behavior R², forecast",
+    "forecast_behavior_error_": "Median error, forecast",
+    "forecast_behavior_accuracy_": "Accuracy, forecast",
 }
 _KEY = (
     "latent_r2", "direction_correct", "communication_correct", "delay_error", "variance_explained", "co_bps", "co_r2",
+    "decoded_error", "decoded_r2", "decoded_accuracy",
     "behavior_error_knn", "behavior_error", "behavior_r2", "behavior_accuracy", "behavior_r2_knn",
     "behavior_accuracy_knn", "bits_per_spike", "activity_r2", "log_likelihood",
 )  # fmt: skip
@@ -79,6 +89,9 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def _metric(score: Score) -> str:
+    for family, meaning in _FORECASTS.items():
+        if (horizon := score.metric.removeprefix(family)) != score.metric:
+            return f"{meaning} {_count(int(horizon), 'bin')} ahead"
     return _METRICS.get(score.metric, score.metric.replace("_", " "))
 
 
@@ -129,8 +142,8 @@ def highlights(scores: list[Score], used: tuple[str, ...] = ()) -> list[Row]:
         family = score.metric.removesuffix("_knn")
         if (family == "bits_per_spike" and "co_bps" in chosen) or (family == "log_likelihood" and len(chosen) > 2):
             continue
-        if family == "behavior_r2" and any(
-            kept.target == score.target and name == "behavior_error" for name, kept in chosen.items()
+        if family in ("behavior_r2", "decoded_r2") and any(
+            kept.target == score.target and name == family.replace("_r2", "_error") for name, kept in chosen.items()
         ):
             continue
         chosen.setdefault(family, score)

@@ -13,7 +13,17 @@ from lvmzoo.batch import Batch, Kind, Layout, Observation, Variable
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.findings import Claim, Findings, Progress, Question, quiet_progress
 from lvmzoo.inference.shared_variance import SharedVariance
-from lvmzoo.models.base import Communicates, Connects, HasSharedVariance, Model, Reconstructs, Scores
+from lvmzoo.models.base import (
+    Communicates,
+    Connects,
+    Decodes,
+    Forecasts,
+    ForecastsBehavior,
+    HasSharedVariance,
+    Model,
+    Reconstructs,
+    Scores,
+)
 
 
 def make_session(
@@ -97,7 +107,9 @@ class Base(Model):
         return self.dropout(seen @ self.projection) * batch.valid.unsqueeze(-1)
 
 
-class Full(Base, Reconstructs, Scores, Communicates, Connects, HasSharedVariance):
+class Full(
+    Base, Reconstructs, Scores, Communicates, Connects, HasSharedVariance, Decodes, Forecasts, ForecastsBehavior
+):
     positive_rates = True
     routes: ClassVar = {"b": ("a",)}
 
@@ -125,6 +137,25 @@ class Full(Base, Reconstructs, Scores, Communicates, Connects, HasSharedVariance
 
     def predict_target(self, batch: Batch, target: str) -> torch.Tensor:
         return 0.1 * self.latents(batch) @ self.projection[batch.layout.region(target)].T
+
+    def decode(self, batch: Batch) -> dict[str, torch.Tensor]:
+        x = self.latents(batch)
+        return {
+            "heading": torch.atan2(x[..., :1], x[..., 1:2]),
+            "velocity": x[..., :2],
+            "side": (x[..., :1] > 0).double(),
+        }
+
+    def forecast(self, batch: Batch, horizon: int) -> torch.Tensor:
+        return shifted(self.rates(batch), horizon)
+
+    def forecast_behavior(self, batch: Batch, horizon: int) -> dict[str, torch.Tensor]:
+        return {name: shifted(values, horizon) for name, values in self.decode(batch).items()}
+
+
+def shifted(values: torch.Tensor, bins: int) -> torch.Tensor:
+    """Return what was said that many bins earlier; zero before."""
+    return torch.nn.functional.pad(values, (0, 0, bins, 0))[:, : values.shape[1]]
 
 
 class Gaussian(Base, Reconstructs):

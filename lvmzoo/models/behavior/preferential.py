@@ -20,6 +20,7 @@ from lvmzoo.models.base import (
     Decodes,
     Filters,
     Forecasts,
+    ForecastsBehavior,
     HasDynamics,
     HasPosterior,
     Reconstructs,
@@ -39,7 +40,16 @@ class State(NamedTuple):
 
 
 class PreferentialSystem(
-    StatisticsModel, Decodes, Reconstructs, Forecasts, Filters, HasDynamics, Samples, Scores, HasPosterior
+    StatisticsModel,
+    Decodes,
+    Reconstructs,
+    Forecasts,
+    ForecastsBehavior,
+    Filters,
+    HasDynamics,
+    Samples,
+    Scores,
+    HasPosterior,
 ):
     """A linear dynamical system of one session, whose first states are those that behavior shares.
 
