@@ -36,12 +36,12 @@ def threads(config: TrainerConfig, model: Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling(wanted: bool) -> Iterator[Progress]:
-    """Say how far long work is: a bar on a terminal, a line a minute where there is none."""
+    """Say how far long work is: a bar on a terminal; where there is none, a line after ten seconds and each minute."""
     if not wanted:
         yield quiet_progress
         return
-    shown = time.monotonic()
     if not sys.stderr.isatty():
+        shown = time.monotonic() - 50
 
         def say(what: str, fraction: float) -> None:
             nonlocal shown
