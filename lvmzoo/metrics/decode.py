@@ -7,13 +7,14 @@ serve every kind of variable, and an angle never jumps at the end of its range.
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvmzoo.batch import Kind, Variable
@@ -25,6 +26,7 @@ PENALTIES = tuple(np.logspace(-4, 0, 9).tolist())
 FOLDS = 5
 NEIGHBORS = (1, 2, 4, 8, 16, 32, 64)
 REFERENCES = 20_000  # training bins that neighbors are looked for in; longer recordings are thinned evenly
+_TREE_DIMENSIONS = 8
 QUERIES = 5_000  # validation bins that the number of neighbors is chosen on
 
 
@@ -96,8 +98,11 @@ class KnnDecoder(Decoder):
 
     def encoded(self, latents: Float[np.ndarray, "bin latent"]) -> Float[np.ndarray, "bin code"]:
         """Return the mean code of the neighbors."""
-        found = _nearest(self.references, latents, self.neighbors, self.distance)
-        return self.codes[found].mean(1)
+        return self.codes[self._nearest(latents, self.neighbors)].mean(1)
+
+    @functools.cached_property
+    def _nearest(self) -> _Nearest:
+        return _Nearest(self.references, self.distance)
 
     @property
     def settings(self) -> str:
@@ -228,7 +233,7 @@ def _fit_knn(
     distances = ("cosine",) if norms.size and np.allclose(norms, 1.0, atol=1e-4) else ("euclidean", "cosine")
     best, chosen = -np.inf, (options[-1] if len(options) < 4 else options[3], distances[0])
     for distance in distances if len(queries) else ():
-        found = _nearest(references, queries, options[-1], distance)
+        found = _Nearest(references, distance)(queries, options[-1])
         for k in options:
             value = quality(truth, decode(codes[found[:, :k]].mean(1), variable), variable)
             if value > best:
@@ -248,17 +253,30 @@ def _references(latents: np.ndarray, behavior: np.ndarray, variable: Variable) -
     return np.ascontiguousarray(latents[keep]), encode(behavior[keep], variable)
 
 
-def _nearest(references: np.ndarray, queries: np.ndarray, neighbors: int, distance: str) -> np.ndarray:
-    """Return the indices of the nearest references, nearest first."""
-    from sklearn.neighbors import NearestNeighbors
+class _Nearest:
+    """Finds the nearest of some points by a tree, built once; by all distances where dimensions make trees slow."""
 
-    if distance == "cosine":
-        references, queries = (
-            array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12) for array in (references, queries)
-        )
-    if not len(queries):
-        return np.zeros((0, neighbors), dtype=np.int64)
-    return NearestNeighbors(n_neighbors=neighbors).fit(references).kneighbors(queries, return_distance=False)
+    def __init__(self, points: Float[np.ndarray, "point latent"], distance: str) -> None:
+        from scipy.spatial import KDTree
+        from sklearn.neighbors import NearestNeighbors
+
+        self._cosine = distance == "cosine"
+        points = self._scaled(points)
+        self._tree = KDTree(points) if points.shape[1] <= _TREE_DIMENSIONS else None
+        self._all = NearestNeighbors(algorithm="brute").fit(points) if self._tree is None else None
+
+    def __call__(self, queries: Float[np.ndarray, "bin latent"], neighbors: int) -> Int[np.ndarray, "bin neighbor"]:
+        """Return the indices of the nearest points, nearest first."""
+        if not len(queries):
+            return np.zeros((0, neighbors), dtype=np.int64)
+        queries = self._scaled(queries)
+        if self._tree is not None:
+            return np.asarray(self._tree.query(queries, neighbors)[1]).reshape(len(queries), neighbors)
+        assert self._all is not None
+        return np.asarray(self._all.kneighbors(queries, neighbors, return_distance=False))
+
+    def _scaled(self, points: np.ndarray) -> np.ndarray:
+        return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12) if self._cosine else points
 
 
 def quality(
