@@ -158,6 +158,8 @@ class Batch:
     layout: Layout
     condition: Int[Tensor, " trial"] | None = None  # index into ``layout.conditions``, -1: unknown; None: all unknown
     share: Share | None = None  # None: all the trials of the step
+    others: tuple[Batch, ...] = ()  # windows of further sessions, where a step takes several together
+    pairs: Mapping[str, Int[Tensor, "role pair"]] = field(default_factory=dict)  # see PairSampling
 
     @property
     def n_trials(self) -> int:
@@ -177,7 +179,7 @@ class Batch:
             for value in [getattr(self, f.name)]
             if isinstance(value, Tensor | Mapping)
         }
-        return replace(self, **changed)
+        return replace(self, **changed, others=tuple(other.map(function) for other in self.others))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Move every tensor to a device."""
@@ -223,9 +225,9 @@ class TrialSampling:
 class PairSampling:
     """Windows around reference bins, their positives and negatives: how contrastive models are fed.
 
-    The batch holds equal groups along its trial axis: references, positives of time and of behavior (those that there
-    are, in this order), negatives. A window covers the bins ``[t - before, t + after)`` and never crosses the end of
-    a trial.
+    The trials of a batch are windows, those of further sessions in ``Batch.others``. Of each kind of positive,
+    ``Batch.pairs`` holds three rows: reference, positive and negative, as numbers of windows that count through the
+    batch and its others. A window covers the bins ``[t - before, t + after)`` and never crosses the end of a trial.
     """
 
     before: int
@@ -235,6 +237,7 @@ class PairSampling:
     behavior: tuple[str, ...] = ()  # variables that define a behavior positive
     delta: float | None = None  # standard deviation of the query around a label; None: changes of the label over time
     balanced: bool = False  # every combination of categories equally often
+    weights: tuple[tuple[str, float], ...] = ()  # of variables in the distance of labels; 1 where there is none
 
     @property
     def window_bins(self) -> int:
@@ -243,7 +246,7 @@ class PairSampling:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The groups of positives, in the order of the batch."""
+        """The kinds of positives."""
         return ("time", "behavior") if self.positives == "hybrid" else (self.positives,)
 
 

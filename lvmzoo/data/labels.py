@@ -6,46 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import cKDTree
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.errors import UserError
 
-__all__ = ["Labels", "NearestLabel"]
+__all__ = ["Labels", "label_scales", "match_categories"]
 
-
-class NearestLabel:
-    """Looks up the members whose label is nearest to a query, at a cost that hardly grows with their number.
-
-    Members with equal labels are one point, drawn from uniformly: a label that holds still must not make one bin the
-    positive of all others.
-
-    Parameters
-    ----------
-    points : label of each member.
-    members : what is returned, one a point.
-    """
-
-    def __init__(self, points: Float[np.ndarray, "point channel"], members: Int[np.ndarray, " point"]) -> None:
-        self._points, group = np.unique(points, axis=0, return_inverse=True)
-        self._members = members[np.argsort(group, kind="stable")]
-        self._count = np.bincount(group, minlength=len(self._points))
-        self._first = np.cumsum(self._count) - self._count
-        self._tree = None if points.shape[1] == 1 else cKDTree(self._points)
-
-    def __call__(
-        self, queries: Float[np.ndarray, "query channel"], uniform: Float[np.ndarray, " query"]
-    ) -> Int[np.ndarray, " query"]:
-        """Return one nearest member of each query; ``uniform`` in [0, 1) chooses among equals."""
-        nearest = self._nearest_on_line(queries[:, 0]) if self._tree is None else self._tree.query(queries)[1]
-        return self._members[self._first[nearest] + (uniform * self._count[nearest]).astype(np.int64)]
-
-    def _nearest_on_line(self, queries: Float[np.ndarray, " query"]) -> Int[np.ndarray, " query"]:
-        line = self._points[:, 0]
-        right = np.searchsorted(line, queries).clip(1, max(len(line) - 1, 1))
-        left = right - 1
-        right = np.minimum(right, len(line) - 1)
-        return np.where(queries - line[left] <= line[right] - queries, left, right)
+Values = Mapping[str, Float[np.ndarray, "bin _"]]
 
 
 class Labels:
@@ -57,54 +24,57 @@ class Labels:
     values : labels of each bin; NaN where there is none.
     session : for messages.
     scales : divide the continuous variables; None takes their standard deviations here.
+    weights : multiply the distances of variables; 1 for those that are not named.
+
+    Attributes
+    ----------
+    labeled : bins in which every variable is known.
+    codes : number of the combination of categories in each bin.
+    combinations : what the numbers stand for.
 
     Raises
     ------
-    UserError : a variable without a label, or with the same label everywhere (not where ``scales`` are given: a short
-        stretch of held-out data may well hold one category only).
+    UserError : no bin has a label; without ``scales``, as in :func:`label_scales`.
     """
 
     def __init__(
         self,
         variables: Mapping[str, Variable],
-        values: Mapping[str, Float[np.ndarray, "bin _"]],
+        values: Values,
         session: str,
         scales: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.labeled: Bool[np.ndarray, " bin"] = np.logical_and.reduce(
-            [np.isfinite(values[name]).all(1) for name in variables]
-        )
+        self.labeled: Bool[np.ndarray, " bin"] = _labeled(values, variables)
         if not self.labeled.any():
-            raise UserError(
-                f"No bin of session '{session}' has a label for {_listed(variables)}.",
-                "A behavior positive is a bin with a similar label; every variable must be known in the same bin.",
-                "Set model.behavior to variables that were tracked, or model.positives=time.",
-            )
-        known = {name: values[name][self.labeled].astype(np.float64) for name in variables}
+            raise _no_label(variables, session)
         if scales is None:
-            for name, variable in variables.items():
-                _refuse_constant(name, variable, known[name], session)
-            scales = {
-                name: float(np.sqrt(known[name].var(0).mean()))
-                for name, variable in variables.items()
-                if variable.kind is Kind.CONTINUOUS
-            }
-        self.scales = dict(scales)
-        smooth = {name: v for name, v in variables.items() if v.kind is not Kind.CATEGORICAL}
-        columns = [values[name].astype(np.float64) / self.scales.get(name, 1.0) for name in smooth]
+            scales = label_scales(variables, {session: values})
+        smooth = [name for name, variable in variables.items() if variable.kind is not Kind.CATEGORICAL]
+        columns = [values[name].astype(np.float64) / scales.get(name, 1.0) for name in smooth]
+        widths = [values[name].shape[1] for name in smooth]
         self._smooth = np.concatenate(columns, 1) if columns else None
-        self._circular = np.repeat(
-            [v.kind is Kind.CIRCULAR for v in smooth.values()], [values[name].shape[1] for name in smooth]
-        ).astype(bool)
+        self._circular = np.repeat([variables[name].kind is Kind.CIRCULAR for name in smooth], widths).astype(bool)
+        self._weight = np.repeat([(weights or {}).get(name, 1.0) for name in smooth], widths)
         self.codes = np.zeros(len(self.labeled), np.int64)
-        categories = [known[name] for name, v in variables.items() if v.kind is Kind.CATEGORICAL]
-        if categories:
-            self.codes[self.labeled] = np.unique(np.concatenate(categories, 1), axis=0, return_inverse=True)[1]
+        self.combinations: list[tuple[object, ...]] = [()]
+        categorical = {name: v for name, v in variables.items() if v.kind is Kind.CATEGORICAL}
+        if categorical:
+            rows = np.concatenate([values[name][self.labeled] for name in categorical], 1)
+            found, codes = np.unique(rows, axis=0, return_inverse=True)
+            self.codes[self.labeled] = codes.reshape(-1)
+            levels = [v.levels for v in categorical.values() for _ in range(v.channels)]
+            self.combinations = [tuple(_names(row, levels)) for row in found]
 
     @property
     def continuous(self) -> bool:
         """Whether any variable is more than a category."""
         return self._smooth is not None
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the variables that are more than a category."""
+        return 0 if self._smooth is None else self._smooth.shape[1]
 
     def changes(
         self, earlier: Int[np.ndarray, " pair"], later: Int[np.ndarray, " pair"]
@@ -119,8 +89,59 @@ class Labels:
         """Return where labels, moved by ``change``, lie: Euclidean distances there are distances of labels."""
         assert self._smooth is not None
         moved = self._smooth[bins] + change
-        angles = moved[:, self._circular]
-        return np.concatenate([moved[:, ~self._circular], np.cos(angles), np.sin(angles)], axis=1)
+        straight, round_ = ~self._circular, self._circular
+        angles, weight = moved[:, round_], self._weight[round_]
+        return np.concatenate(
+            [moved[:, straight] * self._weight[straight], np.cos(angles) * weight, np.sin(angles) * weight], axis=1
+        )
+
+
+def label_scales(variables: Mapping[str, Variable], sessions: Mapping[str, Values]) -> dict[str, float]:
+    """Return the standard deviation of each continuous variable over the labeled bins of all sessions.
+
+    Raises
+    ------
+    UserError : a session without a label, or with the same label of a variable everywhere.
+    """
+    known: dict[str, list[np.ndarray]] = {name: [] for name in variables}
+    for session, values in sessions.items():
+        labeled = _labeled(values, variables)
+        if not labeled.any():
+            raise _no_label(variables, session)
+        for name, variable in variables.items():
+            known[name].append(values[name][labeled].astype(np.float64))
+            _refuse_constant(name, variable, known[name][-1], session)
+    return {
+        name: float(np.sqrt(np.concatenate(known[name]).var(0).mean()))
+        for name, variable in variables.items()
+        if variable.kind is Kind.CONTINUOUS
+    }
+
+
+def match_categories(sessions: Sequence[Labels]) -> None:
+    """Give equal combinations of categories equal numbers in all sessions; levels are matched by their names."""
+    everywhere = sorted({combination for labels in sessions for combination in labels.combinations}, key=str)
+    number = {combination: code for code, combination in enumerate(everywhere)}
+    for labels in sessions:
+        labels.codes = np.array([number[combination] for combination in labels.combinations])[labels.codes]
+        labels.combinations = everywhere
+
+
+def _labeled(values: Values, variables: Mapping[str, Variable]) -> Bool[np.ndarray, " bin"]:
+    return np.logical_and.reduce([np.isfinite(values[name]).all(1) for name in variables])
+
+
+def _names(row: Float[np.ndarray, " variable"], levels: Sequence[Sequence[str]]) -> list[object]:
+    """Return the names of levels; the numbers themselves of a variable without names."""
+    return [names[int(value)] if names else float(value) for value, names in zip(row, levels, strict=True)]
+
+
+def _no_label(variables: Mapping[str, Variable], session: str) -> UserError:
+    return UserError(
+        f"No bin of session '{session}' has a label for {_listed(variables)}.",
+        "A behavior positive is a bin with a similar label; every variable must be known in the same bin.",
+        "Set model.behavior to variables that were tracked, or model.positives=time.",
+    )
 
 
 def _refuse_constant(name: str, variable: Variable, values: np.ndarray, session: str) -> None:

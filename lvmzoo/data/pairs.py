@@ -1,13 +1,18 @@
 """Draws of references, positives and negatives for contrastive models: pure functions of (seed, step).
 
-References and negatives are uniform over the bins whose whole window lies in one trial and holds valid bins only, and
-that have a label where labels matter. Bins nearer to a trial's end than the window reaches are never drawn: padding
-them would teach the encoder what padding looks like.
+References and negatives are uniform over the bins whose whole window lies in one trial and holds valid bins only. Bins
+nearer to a trial's end than the window reaches are never drawn: padding them would teach the encoder what padding looks
+like. Where labels matter, bins without a label are left out; time needs none, so that in the hybrid of both it has
+references and negatives of its own wherever a label is missing.
+
+A step takes as many references from each of several sessions. Positives in time lie in the session of their reference;
+those of behavior in a session that a random permutation chooses, so that equal labels have equal embeddings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +20,10 @@ import torch
 from jaxtyping import Bool, Int
 
 from lvmzoo.batch import Batch, PairSampling
-from lvmzoo.data.labels import Labels, NearestLabel
+from lvmzoo.data.ahead import Ahead
+from lvmzoo.data.similar import Similar, read_labels, shared_categories
 from lvmzoo.data.trials import Trials
+from lvmzoo.data.windows import Windows
 from lvmzoo.errors import UserError
 
 __all__ = ["PairSampler"]
@@ -25,19 +32,20 @@ _DRAWS_AHEAD = 32_768  # references drawn at once: 64 steps of 512, so that draw
 
 
 class PairSampler:
-    """Draws windows from one session a step, the sessions in turn.
+    """Draws windows of pairs, of all sessions together.
 
     Parameters
     ----------
     sessions : trials of each session.
     sampling : what a positive is and how long a window is.
-    batch_size : references a step, over all processes; may exceed the number of bins.
+    batch_size : references a step from each session, over all processes; may exceed the number of bins.
     seed : of all draws.
     like : the sampler of the training data, for held-out trials: labels are then scaled as there.
 
     Raises
     ------
-    UserError : a session without a complete window, without a pair, without a label or with a constant one.
+    UserError : a session without a complete window, without a pair, without a label or with a constant one; sessions
+        without a category in common.
     """
 
     def __init__(
@@ -48,20 +56,28 @@ class PairSampler:
         seed: int,
         like: PairSampler | None = None,
     ) -> None:
-        self._batch_size, self._seed = batch_size, seed
-        self._block_steps = max(1, min(64, _DRAWS_AHEAD // batch_size))
-        known: list[Labels | None] = [None] * len(sessions) if like is None else [s.labels for s in like._sessions]
-        self._sessions: list[_Session] = [
-            _Session(trials, sampling, labels) for trials, labels in zip(sessions, known, strict=True)
-        ]
-        self._blocks: dict[int, tuple[int, np.ndarray]] = {}
+        self._batch_size, self._seed, self._sampling = batch_size, seed, sampling
+        self._steps = max(1, min(64, _DRAWS_AHEAD // (batch_size * len(sessions))))
+        self._windows = [Windows(trials, sampling) for trials in sessions]
+        self._similar: list[Similar] = []
+        self._scales: Mapping[str, float] = {}
+        if "behavior" in sampling.kinds:
+            labels, self._scales = read_labels(self._windows, sampling, None if like is None else like._scales)
+            categories = shared_categories(self._windows, labels, sampling.behavior)
+            self._similar = [
+                Similar(windows, own, categories, sampling) for windows, own in zip(self._windows, labels, strict=True)
+            ]
+        kinds = sampling.kinds
+        together = all(similar.serves_all for similar in self._similar)
+        self._parts = [self._part(some) for some in ([kinds] if together else [(kind,) for kind in kinds])]
+        self._block = Ahead(self._draw_block)
 
     def draw(self, step: int) -> Batch:
-        """Return the windows of one step: groups of ``batch_size``, as :class:`PairSampling` says."""
+        """Return the windows of one step and their pairs, as :class:`PairSampling` says."""
         return self.shard(step, 0, 1)
 
     def shard(self, step: int, rank: int, world: int) -> Batch:
-        """Return the share of one process in a step: of each group an equal part.
+        """Return the share of one process in a step: an equal part of the references, with all that belongs to them.
 
         Raises
         ------
@@ -74,24 +90,107 @@ class PairSampler:
                 "Negatives are gathered over processes, so each holds as many references as any other.",
                 f"Set trainer.batch_size={fair}.",
             )
+        number, row = divmod(step, self._steps)
+        block = self._block(number)
+        if 2 * (row + 1) >= self._steps:
+            self._block.prepare(number + 1)
         share = self._batch_size // world
-        session, positions = self._positions(step)
-        return self._sessions[session].windows(positions[:, rank * share : (rank + 1) * share])
+        columns = slice(rank * share, (rank + 1) * share)
+        positions, partner = block.positions[:, :, row, columns], block.partner[:, row, columns]
+        first, *others = (windows.batch(own.reshape(-1)) for windows, own in zip(self._windows, positions, strict=True))
+        return replace(first, others=tuple(others), pairs=self._pairs(positions.shape, partner))
 
-    def _positions(self, step: int) -> tuple[int, Int[np.ndarray, "group reference"]]:
-        turn, session = divmod(step, len(self._sessions))
-        block, row = divmod(turn, self._block_steps)
-        if session not in self._blocks or self._blocks[session][0] != block:
-            generator = np.random.default_rng((self._seed, session, block))
-            drawn = self._sessions[session].draw(generator, self._block_steps * self._batch_size)
-            self._blocks[session] = (block, drawn.reshape(len(drawn), self._block_steps, self._batch_size))
-        return session, self._blocks[session][1][:, row]
+    def _pairs(
+        self, shape: tuple[int, ...], partner: Int[np.ndarray, "session reference"]
+    ) -> dict[str, Int[torch.Tensor, "role pair"]]:
+        window = np.arange(np.prod(shape)).reshape(shape)
+        pairs, group = {}, 0
+        for part in self._parts:
+            last = group + len(part.kinds) + 1
+            for offset, kind in enumerate(part.kinds, start=1):
+                positive = window[:, group + offset]
+                if kind == "behavior":
+                    positive = window[partner, group + offset, np.arange(shape[-1])]
+                roles = np.stack([window[:, group], positive, window[:, last]])
+                pairs[kind] = torch.from_numpy(roles.reshape(3, -1))
+            group = last + 1
+        return pairs
+
+    def _part(self, kinds: tuple[str, ...]) -> _Part:
+        """Return what draws references and negatives that several kinds of positives share."""
+        part = _Part(kinds, [], [])
+        for session, windows in enumerate(self._windows):
+            bins, codes = windows.whole, None
+            if "behavior" in kinds:
+                similar = self._similar[session]
+                bins, codes = similar.eligible, similar.codes if self._sampling.balanced else None
+            anchors = windows.have_later(bins) if "time" in kinds else bins
+            if not anchors.any():
+                raise windows.none_later()
+            part.references.append(_Pool(anchors, codes))
+            part.negatives.append(_Pool(bins, codes))
+        return part
+
+    def _draw_block(self, number: int) -> _Block:
+        generator = np.random.default_rng((self._seed, 0, number))
+        size, sessions = self._steps * self._batch_size, len(self._windows)
+        partner = np.repeat(np.arange(sessions)[:, None], size, axis=1)
+        groups = []
+        for part in self._parts:
+            references = np.stack([pool.draw(generator, size) for pool in part.references])
+            groups.append(references)
+            if "time" in part.kinds:
+                groups.append(references + self._sampling.time_offset_bins)
+            if "behavior" in part.kinds:
+                if sessions > 1:
+                    partner = generator.permuted(partner, axis=0)
+                groups.append(self._find_similar(generator, references, partner))
+            groups.append(np.stack([pool.draw(generator, size) for pool in part.negatives]))
+        shape = (self._steps, self._batch_size)
+        return _Block(np.stack(groups, 1).reshape(sessions, -1, *shape), partner.reshape(sessions, *shape))
+
+    def _find_similar(
+        self,
+        generator: np.random.Generator,
+        references: Int[np.ndarray, "session draw"],
+        partner: Int[np.ndarray, "session draw"],
+    ) -> Int[np.ndarray, "session draw"]:
+        """Return positions by the session that they lie in; that of a reference lies in the session of its partner."""
+        uniform = generator.random(references.shape)
+        asked = [similar.ask(generator, own) for similar, own in zip(self._similar, references, strict=True)]
+        if len(asked) == 1:
+            return self._similar[0].find(asked[0], uniform[0])[None]
+        source = np.argsort(partner, axis=0)  # of each draw: which session asks which
+        draws = np.arange(references.shape[1])
+        codes, points = (np.stack(leaf) for leaf in zip(*asked, strict=True))
+        return np.stack(
+            [
+                similar.find(type(asked[0])(codes[asks, draws], points[asks, draws]), own)
+                for similar, asks, own in zip(self._similar, source, uniform, strict=True)
+            ]
+        )
+
+
+class _Part(NamedTuple):
+    """References and negatives of some kinds of positives, a pool for each session."""
+
+    kinds: tuple[str, ...]
+    references: list[_Pool]
+    negatives: list[_Pool]
+
+
+class _Block(NamedTuple):
+    """The draws of some steps."""
+
+    positions: Int[np.ndarray, "session group step reference"]
+    partner: Int[np.ndarray, "session step reference"]  # session in which the behavior positive of a reference lies
 
 
 class _Pool:
     """Bins to draw from: all alike, or every category equally often."""
 
-    def __init__(self, bins: np.ndarray, codes: np.ndarray | None) -> None:
+    def __init__(self, chosen: Bool[np.ndarray, " position"], codes: Int[np.ndarray, " position"] | None) -> None:
+        bins = np.flatnonzero(chosen)
         self._count = np.array([len(bins)])
         self._bins = bins
         if codes is not None:
@@ -99,153 +198,7 @@ class _Pool:
             self._bins, self._count = bins[order], np.unique(codes[bins], return_counts=True)[1]
         self._first = np.cumsum(self._count) - self._count
 
-    def draw(self, generator: np.random.Generator, size: int) -> np.ndarray:
+    def draw(self, generator: np.random.Generator, size: int) -> Int[np.ndarray, " draw"]:
+        """Return positions."""
         group = generator.integers(len(self._count), size=size)
         return self._bins[self._first[group] + generator.integers(self._count[group])]
-
-
-class _Candidates(NamedTuple):
-    """Bins of one category that can be a behavior positive."""
-
-    bins: np.ndarray
-    nearest: NearestLabel | None
-
-
-class _Session:
-    """Where the windows of one session lie. A position counts the bins of its trials, laid end to end."""
-
-    def __init__(self, trials: Trials, sampling: PairSampling, like: Labels | None) -> None:
-        self._trials, self._sampling = trials, sampling
-        self._name = trials.layout.session
-        self._stored = trials.flat
-        self._trial = np.repeat(np.arange(len(trials)), trials.lengths)
-        self._bin = np.arange(len(self._trial)) - np.repeat(np.cumsum(trials.lengths) - trials.lengths, trials.lengths)
-        eligible = self._whole_windows()
-        self.labels = self._read_labels(like) if "behavior" in sampling.kinds else None
-        if self.labels is not None:
-            eligible &= self.labels.labeled
-        anchors = eligible
-        if "time" in sampling.kinds:
-            anchors = eligible & self._has_later(eligible)
-        if not anchors.any():
-            raise self._nothing_to_draw(bool(eligible.any()))
-        codes = self.labels.codes if self.labels is not None and sampling.balanced else None
-        self._references = _Pool(np.flatnonzero(anchors), codes)
-        self._negatives = _Pool(np.flatnonzero(eligible), codes)
-        if self.labels is not None:
-            self._index_labels(self.labels, eligible)
-
-    def draw(self, generator: np.random.Generator, size: int) -> Int[np.ndarray, "group draw"]:
-        """Return positions of references, their positives and negatives."""
-        references = self._references.draw(generator, size)
-        groups = [references]
-        if "time" in self._sampling.kinds:
-            groups.append(references + self._sampling.time_offset_bins)
-        if self.labels is not None:
-            groups.append(self._similar(generator, self.labels, references))
-        return np.stack([*groups, self._negatives.draw(generator, size)])
-
-    def windows(self, positions: Int[np.ndarray, "group reference"]) -> Batch:
-        """Return the windows around positions, group after group; their behavior is left out, no loss reads it.
-
-        The bins lie first in memory: encoders convolve over them without a copy.
-        """
-        trials, sampling = self._trials, self._sampling
-        flat = positions.reshape(-1)
-        rows = torch.from_numpy(self._stored[flat] + np.arange(-sampling.before, sampling.after)[:, None])
-        shape = tuple(rows.shape)
-        activity = trials.activity.index_select(0, rows.view(-1)).unflatten(0, shape).transpose(0, 1)
-        observed = torch.ones((1, 1, 1), dtype=torch.bool).expand(activity.shape)
-        if trials.missing is not None:
-            observed = ~trials.missing.index_select(0, rows.view(-1)).unflatten(0, shape).transpose(0, 1)
-        return Batch(
-            activity=activity,
-            valid=torch.ones(activity.shape[:2], dtype=torch.bool),
-            observed=observed,
-            behavior={},
-            inputs={},
-            trial_index=torch.from_numpy(self._trial[flat]),
-            start_bin=torch.from_numpy(self._bin[flat] - sampling.before),
-            layout=trials.layout,
-        )
-
-    def _whole_windows(self) -> Bool[np.ndarray, " position"]:
-        sampling, length = self._sampling, self._trials.lengths
-        inside = (self._bin >= sampling.before) & (self._bin + sampling.after <= length[self._trial])
-        usable = np.concatenate([[0], np.cumsum(self._trials.valid.numpy()[self._stored])])
-        positions = np.flatnonzero(inside)
-        inside[positions] = (
-            usable[positions + sampling.after] - usable[positions - sampling.before] == sampling.window_bins
-        )
-        if not inside.any():
-            raise UserError(
-                f"Session '{self._name}' has no window of {sampling.window_bins} bins: "
-                f"its longest trial has {int(length.max(initial=0))}.",
-                "Windows lie in one trial, between gaps of the recording.",
-                "Set a smaller model.receptive_field_bins or data.bin_width_s, or use longer trials.",
-            )
-        return inside
-
-    def _has_later(self, eligible: Bool[np.ndarray, " position"]) -> Bool[np.ndarray, " position"]:
-        """Return whether the bin ``time_offset_bins`` later is in the same trial and eligible as well."""
-        offset, found = self._sampling.time_offset_bins, np.zeros_like(eligible)
-        found[: max(len(found) - offset, 0)] = eligible[offset:] & (self._trial[offset:] == self._trial[:-offset])
-        return found
-
-    def _read_labels(self, like: Labels | None) -> Labels:
-        layout = self._trials.layout
-        variables = {name: layout.behavior[name] for name in self._sampling.behavior}
-        values = {name: self._trials.behavior[name].numpy()[self._stored] for name in variables}
-        return Labels(variables, values, self._name, None if like is None else like.scales)
-
-    def _index_labels(self, labels: Labels, eligible: Bool[np.ndarray, " position"]) -> None:
-        offset = self._sampling.time_offset_bins
-        self._changes: np.ndarray | None = None
-        if labels.continuous and self._sampling.delta is None:
-            earlier = np.flatnonzero(labels.labeled & self._has_later(labels.labeled))
-            if not len(earlier):
-                raise self._nothing_to_draw(True)
-            self._changes = labels.changes(earlier, earlier + offset)
-        self._candidates: dict[int, _Candidates] = {}
-        for code in np.unique(labels.codes[eligible]):
-            bins = np.flatnonzero(eligible & (labels.codes == code))
-            nearest = NearestLabel(labels.points(bins), bins) if labels.continuous else None
-            self._candidates[int(code)] = _Candidates(bins, nearest)
-
-    def _similar(self, generator: np.random.Generator, labels: Labels, references: np.ndarray) -> np.ndarray:
-        """Return a behavior positive of each reference."""
-        uniform = generator.random(len(references))
-        if labels.continuous:
-            queries = labels.points(references, self._change(generator, labels, references))
-        positives = np.empty_like(references)
-        codes = labels.codes[references]
-        for code, (bins, nearest) in self._candidates.items():
-            chosen = slice(None) if len(self._candidates) == 1 else np.flatnonzero(codes == code)
-            if nearest is None:
-                positives[chosen] = bins[(uniform[chosen] * len(bins)).astype(np.int64)]
-            else:
-                positives[chosen] = nearest(queries[chosen], uniform[chosen])
-        return positives
-
-    def _change(self, generator: np.random.Generator, labels: Labels, references: np.ndarray) -> np.ndarray:
-        if self._changes is not None:
-            return self._changes[generator.integers(len(self._changes), size=len(references))]
-        channels = labels.changes(references[:1], references[:1]).shape[1]
-        assert self._sampling.delta is not None
-        return generator.normal(0, self._sampling.delta, (len(references), channels))
-
-    def _nothing_to_draw(self, windows: bool) -> UserError:
-        offset = self._sampling.time_offset_bins
-        if windows:
-            return UserError(
-                f"Session '{self._name}' has no two bins {offset} bins apart in one trial.",
-                f"model.time_offset_bins={offset} is the distance of a positive in time, and of changes of a label.",
-                f"Set model.time_offset_bins below {int(self._trials.lengths.max(initial=0))}, the longest trial.",
-            )
-        names = ", ".join(f"'{name}'" for name in self._sampling.behavior)
-        return UserError(
-            f"Session '{self._name}' has no whole window around a bin with a label for {names}.",
-            "References and positives need a label, and all bins of their windows in one trial.",
-            "Set a smaller model.receptive_field_bins, leave variables out of model.behavior, "
-            "or set model.positives=time.",
-        )

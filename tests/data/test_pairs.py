@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from lvmzoo.batch import Batch, Kind, PairSampling, Variable
-from lvmzoo.data.labels import Labels, NearestLabel
+from lvmzoo.data.labels import Labels
+from lvmzoo.data.nearest import NearestLabel
 from lvmzoo.data.pairs import PairSampler
 from lvmzoo.data.trials import Trials
 from lvmzoo.errors import UserError
@@ -154,13 +155,18 @@ def test_mixed_labels_are_exact_in_category_and_nearest_inside() -> None:
     assert (reference != positive).mean() > 0.9
 
 
-def test_bins_without_a_label_are_left_out() -> None:
+def test_bins_without_a_label_serve_time_alone() -> None:
     labels = walk(400)[:, 0]
     labels[100:200] = np.nan
     trials = labeled_trials([400], {"x": (Kind.CONTINUOUS, labels)})
-    for positives in ("behavior", "hybrid"):
-        groups = drawn(trials, PairSampling(2, 3, positives, 10, ("x",)), 5000)
-        assert np.isfinite(labels[np.concatenate(groups)]).all()
+    assert np.isfinite(labels[np.concatenate(drawn(trials, PairSampling(2, 3, "behavior", 10, ("x",)), 5000))]).all()
+    batch = PairSampler([trials], PairSampling(2, 3, "hybrid", 10, ("x",)), 20_000, 0).draw(0)
+    bins = batch.activity[:, 2, 0].numpy()
+    time, behavior = (bins[batch.pairs[kind].numpy()] for kind in ("time", "behavior"))
+    assert np.isfinite(labels[behavior]).all()
+    np.testing.assert_array_equal(time[1], time[0] + 10)
+    for drawn_bins, last in ((time[0], 388), (time[2], 398)):  # uniform over all whole windows, labeled or not
+        assert stats.chisquare(np.bincount(drawn_bins, minlength=last)[2:last]).pvalue > 1e-4
 
 
 def test_draws_are_functions_of_seed_and_step() -> None:
@@ -186,12 +192,6 @@ def test_shards_are_even_parts_of_one_draw() -> None:
     assert torch.equal(torch.cat(shards, 1), whole)
     with pytest.raises(UserError, match="batch_size=95"):
         sampler.shard(0, 0, 5)
-
-
-def test_sessions_take_turns() -> None:
-    sessions = [labeled_trials([100], session=name) for name in ("a", "b", "c")]
-    sampler = PairSampler(sessions, PairSampling(5, 5), 8, 0)
-    assert [sampler.draw(step).layout.session for step in range(6)] == ["a", "b", "c"] * 2
 
 
 def test_missing_samples_are_not_observed() -> None:

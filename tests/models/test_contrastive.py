@@ -146,7 +146,8 @@ def test_filler_windows_weigh_nothing() -> None:
     activity = torch.where(filler[:, None, None], 999, batch.activity)
     keep = (~filler).nonzero()[:, 0]
     loss = model.loss(replace(batch, activity=activity, valid=valid, observed=observed), 0)
-    alone = model.loss(batch.map(lambda value: value[keep]), 0)
+    windows = replace(batch, pairs={}).map(lambda value: value[keep])
+    alone = model.loss(replace(windows, pairs={"time": batch.pairs["time"][:, ::2] // 2}), 0)
     assert loss.weight == alone.weight == 4
     torch.testing.assert_close(loss.total, alone.total)
     empty = model.loss(replace(batch, valid=torch.zeros_like(valid)), 0)
@@ -181,7 +182,7 @@ def test_garbage_where_nothing_was_observed_changes_nothing() -> None:
 def test_held_out_units_never_enter() -> None:
     trials = recording(held_out=(1, 4))
     model = built(trials)
-    assert len(model.mean) == 4
+    assert len(model.inputs.of("made").mean) == 4
     changed = trials.activity.clone()
     changed[:, [1, 4]] = 77
     torch.testing.assert_close(
@@ -204,13 +205,15 @@ def test_units_are_standardized_by_the_training_data() -> None:
     trials = recording()
     model = built(trials)
     activity = trials.activity.double()
-    torch.testing.assert_close(model.mean, activity.mean(0))
-    torch.testing.assert_close(model.scale, activity.std(0, correction=0))
+    own = model.inputs.of("made")
+    torch.testing.assert_close(own.mean, activity.mean(0))
+    torch.testing.assert_close(own.scale, activity.std(0, correction=0))
     silent = activity.clone()
     silent[:, 2] = 0
     offset = replace(trials, activity=(1e4 + 1e-2 * silent).float())
     again = built(offset)  # a large mean must not drown the variance
-    torch.testing.assert_close(again.scale[[0, 1]], offset.activity.double().std(0, correction=0)[[0, 1]])
+    scale = again.inputs.of("made").scale
+    torch.testing.assert_close(scale[[0, 1]], offset.activity.double().std(0, correction=0)[[0, 1]])
     assert torch.isfinite(again.latents(offset.batch())).all()
 
 
@@ -272,6 +275,6 @@ def test_behavior_must_be_there() -> None:
         Contrastive(ContrastiveConfig(positives="hybrid"), [layout])
 
 
-def test_one_session_at_a_time() -> None:
-    with pytest.raises(UserError, match="one session at a time"):
+def test_sessions_without_labels_do_not_match() -> None:
+    with pytest.raises(UserError, match=r"2 sessions and model\.positives=time.*\n.*\nSet model\.positives=behavior"):
         Contrastive(ContrastiveConfig(), [recording().layout, recording(session="other").layout])
