@@ -114,7 +114,10 @@ def simulate(name: str, path: Path, seed: int) -> None:
             "The file is written into an existing folder.",
             f"Did you mean '{path.parent.parent / close}'?" if close else f"Create it: mkdir -p {path.parent}",
         )
+    from lvmzoo.data.recording import Recording
     from lvmzoo.data.write_nwb import write_nwb
 
-    write_nwb(simulator(seed=seed), path)
+    made = simulator(seed=seed)
+    assert isinstance(made, Recording), "with its defaults a simulator makes one session"
+    write_nwb(made, path)
     print(f"Wrote {path}. Look at it: lvmzoo inspect {path}")

@@ -18,7 +18,7 @@ __all__ = ["files_of", "load", "read_file"]
 
 
 def load(config: DataConfig) -> list[Recording]:
-    """Read the recordings that the config names (a file, a glob, a list of them), or simulate one.
+    """Read the recordings that the config names (a file, a glob, a list of them), or simulate some.
 
     Raises
     ------
@@ -42,7 +42,8 @@ def load(config: DataConfig) -> list[Recording]:
         for name in options:
             if name not in arguments:
                 raise unknown(f"option of the simulator {config.simulator}", name, arguments)
-        return [known[config.simulator](**options)]
+        made = known[config.simulator](**options)
+        return made if isinstance(made, list) else [made]
     paths = files_of(config.path)
     recordings: list[Recording] = []
     for path in paths:

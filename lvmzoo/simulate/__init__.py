@@ -9,6 +9,8 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.errors import unknown
 from lvmzoo.simulate.lds import lds
 from lvmzoo.simulate.lorenz import lorenz
+from lvmzoo.simulate.manifolds import manifolds
+from lvmzoo.simulate.movie import movie
 from lvmzoo.simulate.planar import spiral, van_der_pol
 from lvmzoo.simulate.reach import reach
 from lvmzoo.simulate.regions import regions
@@ -17,7 +19,8 @@ from lvmzoo.simulate.two_regions import two_regions
 __all__ = ["Simulator", "get", "simulators"]
 
 
-Simulator = Callable[..., Recording]  # of seed and sizes, each with a default; equal arguments, equal recordings
+# Of seed and sizes, each with a default; equal arguments, equal recordings. One by default, some make several sessions.
+Simulator = Callable[..., Recording | list[Recording]]
 
 
 def simulators() -> Mapping[str, Simulator]:
@@ -31,6 +34,8 @@ def simulators() -> Mapping[str, Simulator]:
             "reach": reach,
             "spiral": spiral,
             "van_der_pol": van_der_pol,
+            "manifolds": manifolds,
+            "movie": movie,
         }
     )
 

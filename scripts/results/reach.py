@@ -9,7 +9,7 @@ from typing import Any
 from lvmzoo.data.write_nwb import write_nwb
 from lvmzoo.metrics.base import Score
 from lvmzoo.metrics.baselines import baselines
-from lvmzoo.simulate import simulators
+from lvmzoo.simulate.reach import reach
 from lvmzoo.store import compose
 from lvmzoo.train import train
 
@@ -18,7 +18,7 @@ def run() -> list[dict[str, Any]]:
     """Return the Recovery R2 of the LDS and of PCA on smoothed counts, and what the truth itself explains."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reach.nwb"
-        write_nwb(simulators()["reach"](seed=0), path)
+        write_nwb(reach(seed=0), path)
         overrides = ["experiment=reach_lds", f"data.path={path}", f"output={folder}", "report=false"]
         made = train(compose([*overrides, "trainer.progress=false"]))
         assert made.sessions is not None

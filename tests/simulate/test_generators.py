@@ -38,6 +38,8 @@ SMALL = {
     "reach": {"trials": 8, "pmd_units": 6, "m1_units": 4},
     "spiral": {"trials": 6, "units": 5},
     "van_der_pol": {"trials": 6, "units": 5},
+    "manifolds": {"bins": 300, "units": 5},
+    "movie": {"repeats": 5, "units": 6, "movie_s": 3.0},
 }
 
 
