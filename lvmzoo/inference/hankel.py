@@ -15,7 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["HankelMoments", "Segment", "add_windows", "column_means", "covariance", "gram", "segments", "zero_moments"]
+__all__ = [
+    "HankelMoments", "Segment", "add_windows", "column_means", "covariance", "gram", "segments", "steadying_noise",
+    "zero_moments",
+]  # fmt: skip
 
 CHUNK_SAMPLES = 2**16  # converted to float64 at a time: 512 KB, which stay in the processor's cache
 
@@ -181,6 +184,42 @@ def covariance(
     if mean is not None:
         everywhere, of_rows = mean.repeat(lags), (used.sums / _counts(used, kind)).flatten()
         result -= torch.outer(everywhere, of_rows) + torch.outer(of_rows - everywhere, everywhere)
+    return result
+
+
+def steadying_noise(
+    moments: HankelMoments,
+    groups: Bool[Tensor, " group"],
+    kind: Int[Tensor, " column"],
+    covariance: Float[Tensor, "lag_and_column lag_and_column"],
+    columns: int,
+) -> Float[Tensor, " column"]:
+    """Return the variance of white noise that some columns need where samples are missing; zero where none are.
+
+    Each pair of places has its mean over other windows, so that directions with little variance are lost in the errors
+    and some get less than none. With white noise, as if samples had been recorded with more of it, every direction has
+    more variance than the errors, of norm 2 sqrt(places x share of pairs missing / windows); what lags say of each
+    other, and so the dynamics, stays as it is.
+
+    Parameters
+    ----------
+    moments, groups, kind : as for ``covariance``.
+    covariance : what it returned.
+    columns : the first columns of the data get noise, the others none.
+    """
+    result = torch.zeros(len(kind), dtype=covariance.dtype, device=covariance.device)
+    pairs = moments.pair_products[groups].sum(0)[:, kind[:columns]][:, :, kind[:columns]]
+    windows = float(moments.windows[groups].sum())
+    missing = 1 - float(pairs.mean()) / max(windows, 1.0) if bool(moments.pair_sums.any()) and columns else 0.0
+    if missing < 1e-12:
+        return result
+    lags = moments.sums.shape[1]
+    places = (torch.arange(lags, device=kind.device)[:, None] * len(kind) + torch.arange(columns)).flatten()
+    inner = covariance[places][:, places]
+    scale = inner.diagonal().clamp(min=1e-300).rsqrt()
+    least = float(torch.linalg.eigvalsh(inner * torch.outer(scale, scale))[0])
+    share = max(0.0, 2 * (len(places) * missing / max(windows, 1.0)) ** 0.5 - least)
+    result[:columns] = share * inner.diagonal().view(lags, columns).mean(0)
     return result
 
 

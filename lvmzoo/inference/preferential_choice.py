@@ -7,6 +7,7 @@ taken that is worse than the best by at most one standard error of their differe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvmzoo.inference.hankel import HankelMoments, column_means, covariance
+from lvmzoo.inference.hankel import HankelMoments, column_means, covariance, steadying_noise
 from lvmzoo.inference.preferential import Identified, Subspaces, Window
 from lvmzoo.inference.preferential_system import usable
 
-__all__ = ["Choice", "Curve", "choose", "one_standard_error"]
+__all__ = ["Choice", "Curve", "by_dimension", "choose", "one_standard_error"]
 
 
 class Curve(NamedTuple):
@@ -57,6 +58,43 @@ def choose(
     window : what lies where in the windows.
     horizons, relevant, latents : candidates, rising; latents count the relevant ones, too.
     """
+    folds = _folds(moments, kind, window)
+    found = [_at_horizon(folds, window, horizon, relevant, latents) for horizon in horizons]
+    scores = torch.stack([score for _, score in found], 1)
+    best = one_standard_error(scores) if len(horizons) > 1 else 0
+    choice = found[best][0]
+    if len(horizons) > 1:
+        choice.curves["horizon"] = Curve(tuple(horizons), scores, horizons[best])
+    return choice
+
+
+def by_dimension(
+    moments: HankelMoments, kind: Tensor, window: Window, horizon: int, relevant: int, latents: Sequence[int]
+) -> dict[str, Curve]:
+    """Return how much of future behavior models of several sizes explain, of which behavior chose the first states.
+
+    "preferential": as many states for behavior as there are, at most ``relevant``; "plain": none, that is subspace
+    identification.
+
+    Parameters
+    ----------
+    moments, kind, window : as for ``choose``.
+    horizon : bins of past and future.
+    relevant : most states that behavior chooses.
+    latents : numbers of states, rising.
+    """
+    folds = _folds(moments, kind, window)
+    subspaces = [Subspaces(train, window, horizon) for train, _ in folds]
+    latents = [n for n in latents if max(n - relevant, 0) <= window.units * (horizon - 1)]
+    curves = {}
+    for name, most in (("preferential", relevant), ("plain", 0)):
+        pairs = [(min(most, n), n) for n in latents]
+        curves[name] = Curve(tuple(latents), _scores(subspaces, folds, window, "behavior", pairs), relevant)
+    return curves
+
+
+def _folds(moments: HankelMoments, kind: Tensor, window: Window) -> list[tuple[Tensor, Tensor]]:
+    """Return the covariances of the training and of the held-out windows of each fold."""
     folds = []
     everything = torch.ones(len(moments.windows), dtype=torch.bool, device=kind.device)
     everything[-1] = False
@@ -65,14 +103,26 @@ def choose(
         test[held_out] = True
         train = everything & ~test
         mean = column_means(moments, train, kind)
-        folds.append((covariance(moments, train, kind, mean), covariance(moments, test, kind, mean)))
-    found = [_at_horizon(folds, window, horizon, relevant, latents) for horizon in horizons]
-    scores = torch.stack([score for _, score in found], 1)
-    best = one_standard_error(scores) if len(horizons) > 1 else 0
-    choice = found[best][0]
-    if len(horizons) > 1:
-        choice.curves["horizon"] = Curve(tuple(horizons), scores, horizons[best])
-    return choice
+        moment = covariance(moments, train, kind, mean)
+        added = steadying_noise(moments, train, kind, moment, window.units)
+        moment.diagonal().add_(added.repeat(window.lags))
+        folds.append((moment, covariance(moments, test, kind, mean)))
+    return folds
+
+
+def _scores(
+    subspaces: Sequence[Subspaces],
+    folds: Sequence[tuple[Tensor, Tensor]],
+    window: Window,
+    part: str,
+    pairs: Sequence[tuple[int, int]],
+) -> Float[Tensor, "fold candidate"]:
+    """Return how much of a part models of (relevant, all) states explain."""
+    rows = [
+        [_explained(spaces.solve(*pair), window, part, train, test) for pair in pairs]
+        for spaces, (train, test) in zip(subspaces, folds, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def one_standard_error(explained: Float[Tensor, "fold candidate"]) -> int:
@@ -97,13 +147,7 @@ def _at_horizon(
     latents = [n for n in latents if n <= window.units * (horizon - 1)] or latents[:1]
     subspaces = [Subspaces(train, window, horizon) for train, _ in folds]
 
-    def explained(part: str, pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "fold candidate"]:
-        rows = [
-            [_explained(spaces.solve(*pair), window, part, train, test) for pair in pairs]
-            for spaces, (train, test) in zip(subspaces, folds, strict=True)
-        ]
-        return torch.tensor(rows, dtype=torch.float64)
-
+    explained = functools.partial(_scores, subspaces, folds, window)
     n1 = relevant[0]
     if len(relevant) > 1:
         scores = explained("behavior", [(n, n) for n in relevant])

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from lvmzoo.inference.patterns import patterns, residual_blocks
-from lvmzoo.inference.preferential_filter import Observer
+from lvmzoo.inference.preferential_gains import Observer
 from lvmzoo.inference.scan import linear_recurrence
 
 __all__ = ["InputSums", "input_parameters", "input_sums"]

@@ -7,12 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.inference.preferential import Identified
-from lvmzoo.inference.preferential_filter import System
+from lvmzoo.inference.preferential_gains import System
 from lvmzoo.inference.riccati import predicted_covariance, stable
 
-__all__ = ["usable"]
+__all__ = ["less_noise", "usable"]
 
 FLOOR = 1e-9  # smallest eigenvalue of the noise, in units of each unit's own
+KEPT = 0.1  # of the smallest eigenvalue of the noise, in units of what was added, that is kept
 
 
 def usable(
@@ -49,6 +50,15 @@ def usable(
             if not n or float(torch.linalg.eigvals(closed).abs().max()) < 1:
                 break
     return System(dynamics, found.drive, C, offset, D, state_noise + explained, cross, R, _positive(P))
+
+
+def less_noise(found: Identified, added: Float[Tensor, " unit"]) -> Identified:
+    """Return the parameters without white noise that was added to the activity, as far as noise remains."""
+    if not len(added) or float(added.min()) <= 0:
+        return found
+    scale = added.rsqrt()
+    least = float(torch.linalg.eigvalsh(found.noise * torch.outer(scale, scale))[0])
+    return found._replace(noise=found.noise - min(1.0, (1 - KEPT) * max(least, 0.0)) * torch.diag(added))
 
 
 def _invertible(R: Float[Tensor, "unit unit"]) -> Float[Tensor, "unit unit"]:

@@ -20,6 +20,7 @@ __all__ = [
     "Communicates",
     "Connects",
     "Decodes",
+    "DynamicalSystem",
     "Filters",
     "Forecasts",
     "ForecastsBehavior",
@@ -190,7 +191,7 @@ class ForecastsBehavior(abc.ABC):
 class Filters(abc.ABC):
     """Infers latents as the recording goes on, bin by bin."""
 
-    lag_bins: ClassVar[int] = 0  # later bins that it waits for; 0: causal
+    lag_bins: int = 0  # later bins that it waits for; 0: causal
 
     @abc.abstractmethod
     def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -211,6 +212,10 @@ class HasDynamics(abc.ABC):
     @abc.abstractmethod
     def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
         """Return the expected latents one bin later, with known inputs at zero; it can be differentiated."""
+
+    def advance_in(self, session: str, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
+        """Return the same by the law of one session; all sessions share it unless a model fits each by itself."""
+        return self.advance(latents)
 
 
 class Samples(abc.ABC):
@@ -248,6 +253,10 @@ class HasSharedVariance(abc.ABC):
     @abc.abstractmethod
     def shared_variance(self) -> SharedVariance:
         """What cross-validation on folds of the training data says."""
+
+
+class DynamicalSystem(Reconstructs, Forecasts, Filters, HasDynamics, Samples, Scores, HasPosterior, abc.ABC):
+    """All that a probabilistic dynamical system can do."""
 
 
 CAPABILITIES: tuple[type, ...] = (

@@ -17,16 +17,7 @@ from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.online import Prediction, first_prediction, predicted
 from lvmzoo.inference.starting import untrained
-from lvmzoo.models.base import (
-    Filters,
-    Forecasts,
-    HasDynamics,
-    HasPosterior,
-    Reconstructs,
-    Samples,
-    Scores,
-    StatisticsModel,
-)
+from lvmzoo.models.base import DynamicalSystem, StatisticsModel
 from lvmzoo.parts.residuals import Residuals
 from lvmzoo.parts.session_units import SessionUnits
 
@@ -40,7 +31,7 @@ class State(NamedTuple):
     coming: Prediction
 
 
-class StateSpace(StatisticsModel, Reconstructs, Forecasts, Filters, HasDynamics, Samples, Scores, HasPosterior):
+class StateSpace(StatisticsModel, DynamicalSystem):
     """A linear dynamical system of one or several sessions, which share all but their readouts; fitted by EM.
 
     Parameters

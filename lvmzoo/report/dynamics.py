@@ -60,8 +60,9 @@ class Motion:
         chosen = np.arange(0, len(latents), max(1, -(-len(latents) // _MOST_BINS)))
         tensor = _as_the_model(model, latents[chosen])
         with evaluating(model):
-            moved = model.advance(tensor).double().cpu().numpy()
-            near = linearize(model.advance, tensor)
+            law = functools.partial(model.advance_in, view.layout.session)
+            moved = law(tensor).double().cpu().numpy()
+            near = linearize(law, tensor)
         after = np.minimum(chosen + 1, len(latents) - 1)
         follows = (trial[after] == trial[chosen]) & (inside[after] == inside[chosen] + 1)
         wrong = (view.axes.project(latents[after]) - view.axes.project(moved))[follows]
@@ -173,7 +174,7 @@ class Flow:
         places = np.stack(np.meshgrid(self.x, self.y, indexing="ij"), -1).reshape(-1, 2)
         latents = places @ axes.back + axes.mean
         with evaluating(model):
-            moved = model.advance(_as_the_model(model, latents)).double().cpu().numpy()
+            moved = model.advance_in(self.view.layout.session, _as_the_model(model, latents)).double().cpu().numpy()
         return ((axes.project(moved) - places) / self.view.bin_s).reshape(_CELLS, _CELLS, 2)
 
     def draw(self, figure: Figure) -> None:

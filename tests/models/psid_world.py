@@ -83,12 +83,17 @@ def fit(data: Batch, batches: Sequence[Batch] | None = None, **config: Any) -> P
     chosen = {"latents": 4, "relevant": 2, "horizon_bins": 5, "standardize": "none", "states": "predictor"} | config
     model = PSID(PSIDConfig(**chosen), [data.layout])
     batches = [data] if batches is None else list(batches)
+    solve(model, batches)
+    return model
+
+
+def solve(model: PSID, batches: Sequence[Batch]) -> None:
+    """Make all passes over the batches."""
     model.prepare(batches)
     for _ in range(model.passes):
         found = [model.statistics(part) for part in batches]
         model.update(type(found[0])(*(sum(leaves[1:], leaves[0]) for leaves in zip(*found, strict=True))))
     model.finish()
-    return model
 
 
 def eigenvalue_error(one: np.ndarray, other: np.ndarray) -> float:

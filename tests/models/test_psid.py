@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from lvmzoo.inference import preferential_filter
 from lvmzoo.inference.preferential import Identified
-from lvmzoo.inference.preferential_filter import Observer, System, passes
+from lvmzoo.inference.preferential_filter import passes
+from lvmzoo.inference.preferential_gains import Observer, System
 from lvmzoo.inference.preferential_system import usable
 from lvmzoo.models.behavior.psid import PSID, PSIDConfig
 from lvmzoo.simulate.behavior import OTHER, RELEVANT, dissociation, dissociation_system
@@ -69,7 +71,7 @@ def test_planted_dynamics_are_recovered() -> None:
     # The relevant states are those that behavior sees, and the others do not drive them.
     assert world.eigenvalue_error(model.system().dynamics[:2, :2], planted.A[:2, :2]) < 0.005
     assert float(model.system().dynamics[:2, 2:].abs().max()) == 0
-    assert set(model.eigenvalues) == {"relevant", "other"}
+    assert set(model.eigenvalues()) == {"relevant", "other"}
 
 
 def oracle(data: Any) -> Any:
@@ -127,8 +129,8 @@ def test_forecasts_are_the_state_space_prediction() -> None:
         np.testing.assert_allclose(model.forecast(test, horizon)[0], expected, rtol=0, atol=1e-10)
         ours, exact = world.r2(y_test, model.forecast(test, horizon)[0].numpy()), world.r2(y_test, expected)
         assert ours == pytest.approx(exact, abs=1e-8)
-    readout = model.behavior_readout[:, :4].numpy()
-    behavior = x[:298] @ (A @ A).T @ readout.T + model.behavior_readout[:, 4].numpy()
+    readout = model.of().system.behavior_readout[:, :4].numpy()
+    behavior = x[:298] @ (A @ A).T @ readout.T + model.of().system.behavior_readout[:, 4].numpy()
     np.testing.assert_allclose(model.forecast_behavior(test, 3)["z"][0, 2:], behavior)
 
 
@@ -139,8 +141,8 @@ def test_cross_validation_finds_what_was_planted() -> None:
     for parts, horizon in ((1, None), (120, 5)):
         data = world.batch(np.split(y, parts), np.split(z, parts))
         model = world.fit(data, latents=None, relevant=None, horizon_bins=horizon)
-        assert model.size.tolist() == [4, 2]
-        curves = model.curves
+        assert model.of().system.size.tolist() == [4, 2]
+        curves = model.curves()
         assert set(curves) == {"relevant", "latents"} | ({"horizon"} if horizon is None else set())
         for name, chosen in (("relevant", 2), ("latents", 4)):
             assert curves[name]["chosen"] == chosen
@@ -148,7 +150,7 @@ def test_cross_validation_finds_what_was_planted() -> None:
             assert explained[chosen] > explained[chosen - 1] + 0.02
         assert world.eigenvalue_error(model.system().dynamics, planted.A) < 0.02
     fixed = world.fit(data, latents=None, relevant=2)
-    assert set(fixed.curves) == {"latents"}
+    assert set(fixed.curves()) == {"latents"}
 
 
 @pytest.mark.parametrize("what", ["samples", "bins"])
@@ -295,3 +297,17 @@ def test_draws_have_the_moments_of_the_data() -> None:
             for parts in (drawn.numpy(), [y])
         )
         assert np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
+
+
+def test_single_missing_samples_bin_by_bin_and_in_stretches_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = world.Planted(9, units=5, inputs=1)
+    y, z, u = planted.draw(1500)
+    model = world.fit(world.batch([y], [z], [u]), states="smoother")
+    holed = y[:80].copy()
+    holed[np.random.default_rng(0).random(holed.shape) < 0.2] = np.nan
+    test = world.batch([holed, y[100:130]], [z[:80], z[100:130]], [u[:80], u[100:130]])
+    found = [*model.posterior(test), model.filtered(test), model.log_likelihood(test)]
+    monkeypatch.setattr(preferential_filter, "SCATTERED", 0)
+    expected = [*model.posterior(test), model.filtered(test), model.log_likelihood(test)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

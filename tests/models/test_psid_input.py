@@ -76,9 +76,9 @@ def test_without_behavior_it_is_plain_subspace_identification() -> None:
     torch.testing.assert_close(alone.system().dynamics, beside.system().dynamics)
     assert alone.decode(world.batch([y])) == {}
     assert "z" in beside.decode(world.batch([y], [z]))
-    assert len(alone.eigenvalues["relevant"]) == 0
+    assert len(alone.eigenvalues()["relevant"]) == 0
     found = world.fit(world.batch([y]), relevant=None, latents=None)
-    assert found.size.tolist() == [4, 0]
+    assert found.of().system.size.tolist() == [4, 0]
     with pytest.raises(UserError, match="needs behavior"):
         world.fit(world.batch([y]), relevant=2)
 
@@ -142,7 +142,7 @@ def test_trials_shorter_than_a_window_are_named() -> None:
     found, expected = (world.fit(part).system().dynamics for part in (mixed, alone))
     assert world.eigenvalue_error(found, expected) < 0.01  # but for the means, which all bins have a part in
     chosen = world.fit(world.batch(np.split(y, 300), np.split(z, 300)), horizon_bins=None)  # trials of 10 bins
-    assert int(chosen.chosen_horizon) <= 5
+    assert int(chosen.of().chosen_horizon) <= 5
 
 
 def test_a_gap_splits_a_trial() -> None:
@@ -170,11 +170,31 @@ def test_batches_may_be_larger_than_the_session() -> None:
     np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-7)
 
 
-def test_several_sessions_are_refused() -> None:
-    y, z = data(11, bins=200)
-    layout = world.batch([y], [z]).layout
-    with pytest.raises(UserError, match="one session at a time"):
-        PSID(PSIDConfig(), [layout, dataclasses.replace(layout, session="b")])
+def test_several_sessions_are_identified_each_by_itself() -> None:
+    """Sessions of other units, behavior, inputs and trials, in one run: the same as each alone."""
+    (y, z), other = data(11, bins=1200), world.Planted(13, units=5, inputs=1)
+    w, v, u = other.draw(900)
+    level = np.digitize(v[:, :1], [-2.0, 0.0]).astype(float)
+    kinds = {"z": Variable(Kind.CATEGORICAL, 1, ("low", "middle", "high"))}
+    parts = [world.batch(np.split(y, [500]), np.split(z, [500])), world.batch([w], {"z": [level]}, [u], kinds)]
+    parts[1] = dataclasses.replace(parts[1], layout=dataclasses.replace(parts[1].layout, session="b"))
+    for sizes in ({"latents": 4, "relevant": 2}, {"latents": None, "relevant": None}):
+        config = PSIDConfig(horizon_bins=5, **sizes)
+        together = PSID(config, [part.layout for part in parts])
+        one_by_one = [PSID(config, [part.layout]) for part in parts]
+        world.solve(together, parts)
+        for alone, part in zip(one_by_one, parts, strict=True):
+            world.solve(alone, [part])
+            for name in ("latents", "rates", "log_likelihood"):
+                torch.testing.assert_close(getattr(together, name)(part), getattr(alone, name)(part), rtol=0, atol=0)
+            torch.testing.assert_close(together.decode(part)["z"], alone.decode(part)["z"])
+            session, x = part.layout.session, alone.latents(part)[0]
+            torch.testing.assert_close(together.advance_in(session, x), alone.advance(x))
+            assert together.curves(session) == alone.curves()
+    with pytest.raises(UserError, match="dynamics of its own"):
+        together.advance(x)
+    with pytest.raises(UserError, match="no readout for session 'c'"):
+        together.of("c")
 
 
 @pytest.mark.parametrize(

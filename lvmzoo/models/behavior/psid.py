@@ -6,7 +6,8 @@ with activity y, behavior z and known inputs u (all of ``data.inputs``), and noi
 first ``relevant`` states are identified from how the past of y predicts the future of z, the others from what that
 leaves of y; with none of them relevant this is plain subspace identification. Moments of the activity's block-Hankel
 matrix are all that is needed, in one pass; a second one fits the readout of behavior from the Kalman states. Angles
-are read out as cosine and sine, categories by a logistic regression.
+are read out as cosine and sine, categories by a logistic regression. Each of several sessions is identified by itself:
+moments of different units do not add up.
 
 Sani, Abbaspourazad, Wong, Pesaran, Shanechi (2021), Modeling behaviorally relevant neural dynamics enabled by
 preferential subspace identification, Nature Neuroscience 24, 140-149, doi:10.1038/s41593-020-00733-0; with inputs:
@@ -15,34 +16,29 @@ Vahidi, Sani, Shanechi (2024), PNAS 121, e2212887121, doi:10.1073/pnas.221288712
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
 
-from lvmzoo.batch import Batch, Kind, Layout
-from lvmzoo.errors import UserError, unknown
-from lvmzoo.inference.hankel import HankelMoments, add_windows, covariance, segments, zero_moments
-from lvmzoo.inference.preferential import Subspaces, Window
-from lvmzoo.inference.preferential_choice import choose
+from lvmzoo.batch import Batch, Layout
+from lvmzoo.errors import UserError, unknown, unknown_session
+from lvmzoo.inference.hankel import HankelMoments
 from lvmzoo.inference.preferential_columns import Columns
-from lvmzoo.inference.preferential_inputs import InputSums, input_parameters, input_sums
-from lvmzoo.inference.preferential_readout import coded, codes, least_squares, logistic_step, logistic_sums
-from lvmzoo.inference.preferential_system import usable
-from lvmzoo.models.behavior.preferential import PreferentialSystem
-from lvmzoo.parts.single_session import single_session
+from lvmzoo.inference.preferential_gains import System
+from lvmzoo.inference.preferential_readout import codes
+from lvmzoo.models.base import Decodes, DynamicalSystem, ForecastsBehavior, StatisticsModel
+from lvmzoo.parts.preferential_session import PreferentialSession, ReadoutSums, Sizes
+from lvmzoo.parts.preferential_system import State
+from lvmzoo.parts.session_sums import apart, together
 from lvmzoo.registry import Entry, Family, Reference, Training, register
 
 __all__ = ["PSID", "PSIDConfig"]
 
-HORIZONS = (2, 3, 5, 7, 10, 15)  # that cross-validation compares, as far as trials allow
-MOST_RELEVANT, MOST_LATENTS = 16, 24  # that cross-validation looks at
-LONG_ENOUGH = 0.8  # share of the bins that lie in trials as long as a window, for a horizon to be compared
-NEWTON = 6  # steps of the logistic readout
 STATES = ("predictor", "filter", "smoother")
 
 
@@ -85,238 +81,185 @@ class PSIDConfig:
             )
 
 
-class ReadoutSums(NamedTuple):
-    """Sums over bins after the first pass; a regressor is [x, u, 1]."""
-
-    log_likelihood: Float[Tensor, ""]
-    bins: Float[Tensor, ""]
-    gram: Float[Tensor, "variable regressor regressor"]  # of the bins that have a label
-    cross: Float[Tensor, "regressor code"]
-    gradient: Float[Tensor, "code regressor"]  # of logistic readouts
-    curvature: Float[Tensor, "code regressor code regressor"]
-    responses: Float[Tensor, "parameter parameter"]  # the others are those of ``InputSums``
-    response_inputs: Float[Tensor, "parameter latent input"]
-    inputs: Float[Tensor, "input input"]
-    response_errors: Float[Tensor, " parameter"]
-    errors: Float[Tensor, "unit input"]
-
-
-class PSID(PreferentialSystem):
+class PSID(StatisticsModel, DynamicalSystem, Decodes, ForecastsBehavior):
     """Preferential subspace identification: latents that behavior shares first, then the others, in closed form."""
 
     passes: int | None = 2  # more with known inputs, and with categories, whose readout takes steps of Newton
-    chosen_horizon: Tensor
-    stage: Tensor  # passes that are done
-    n_trials: Tensor
-    lags: Tensor  # bins of the windows
+    uses_inputs = True
 
     def __init__(self, config: PSIDConfig, layouts: Sequence[Layout]) -> None:
-        layout = single_session("psid", layouts)
-        names = list(layout.behavior) if config.behavior is None else config.behavior
-        for name in names:
-            if name not in layout.behavior:
-                raise unknown("behavior variable", name, layout.behavior, fix="See data.behavior.")
-        variables = codes({name: layout.behavior[name] for name in names})
-        columns = Columns(layout, variables, config.standardize, config.components)
-        _check(config, layout, columns)
-        most = config.latents or min(MOST_LATENTS, 2 * columns.activity)
-        super().__init__(config, layouts, variables, most, config.relevant or 0)
-        self.columns = columns
-        logistic = any(code.variable.kind is Kind.CATEGORICAL for code in variables.values())
-        self.passes = 2 + (self.input_channels > 0) + NEWTON * logistic
-        self.chooses = None in (config.latents, config.relevant, config.horizon_bins)
-        start = {"chosen_horizon": config.horizon_bins or 1, "stage": 0, "n_trials": 1}
-        start["lags"] = 2 * (config.horizon_bins or max(HORIZONS))
-        for name, value in start.items():
-            self.register_buffer(name, torch.tensor(value))
-        candidates = {"relevant": MOST_RELEVANT, "latents": MOST_LATENTS, "horizon": max(HORIZONS)}
-        for name, largest in candidates.items() if self.chooses else ():
-            empty = torch.full((config.folds, largest + 1), torch.nan, dtype=torch.float64)
-            self.register_buffer(f"_curve_{name}", empty)
+        super().__init__(config, layouts)
+        self.sessions = nn.ModuleList([_session(config, layout) for layout in layouts])
+        self.passes = max(session.passes for session in self._all())
+        self._place = {layout.session: place for place, layout in enumerate(layouts)}
+
+    def _all(self) -> Iterator[PreferentialSession]:
+        for session in self.sessions:
+            assert isinstance(session, PreferentialSession)
+            yield session
+
+    def of(self, session: str | None = None) -> PreferentialSession:
+        """Return what was identified of a session, of the first where none is named; raises UserError for others."""
+        if session is not None and session not in self._place:
+            raise unknown_session(session, self._place)
+        found = self.sessions[self._place[session] if session is not None else 0]
+        assert isinstance(found, PreferentialSession)
+        return found
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Find means and scales, what is missing, and how long trials are."""
-        self.columns.prepare(batches)
-        self.input_mean.copy_(self.columns.mean[len(self.columns.mean) - self.input_channels :])
-        last, lengths = 0, [torch.zeros(1, dtype=torch.int64)]
-        for batch in batches:
-            if bool(batch.valid.any()):
-                last = max(last, int(batch.trial_index[batch.valid.any(1)].max()))
-            ends = torch.nn.functional.pad(batch.valid.to(torch.int8), (1, 1)).diff(dim=1)
-            lengths.append((ends == -1).nonzero()[:, 1] - (ends == 1).nonzero()[:, 1])
-        self.n_trials.fill_(last + 1)
-        bins = torch.cat([length.cpu() for length in lengths])
-        if self.config.horizon_bins is None:
-            most = max((h for h in HORIZONS if bins[bins >= 2 * h].sum() >= LONG_ENOUGH * bins.sum()), default=2)
-            self.lags.fill_(2 * most)
-        if int(bins.max()) < int(self.lags):
-            raise UserError(
-                f"The longest stretch of training data has {int(bins.max())} bins without a gap.",
-                f"psid compares {int(self.lags) // 2} bins of past with as many of future (model.horizon_bins).",
-                f"Set model.horizon_bins={max(2, int(bins.max()) // 2)} or less, smaller bins (data.bin_width_s), or "
-                "longer trials.",
-            )
-        self._check_behavior()
-
-    def _check_behavior(self) -> None:
-        columns = self.columns
-        varies = columns.varies[columns.units : columns.units + columns.codes]
-        if self.config.relevant and not bool(varies.any()):
-            raise UserError(
-                f"The behavior of the training data ({', '.join(self.codes)}) does not vary, or has no label.",
-                "The relevant states are those that predict how behavior changes.",
-                "Name variables that vary in model.behavior, or set model.relevant=0 (plain subspace identification).",
-            )
-
-    @property
-    def _window(self) -> Window:
-        return Window(self.columns.activity, self.columns.codes, self.input_channels, int(self.lags))
+        for session in self._place:
+            self.of(session).prepare(_OfSession(batches, session))
 
     @torch.no_grad()
     def statistics(self, batch: Batch) -> HankelMoments | ReadoutSums:
-        """Return moments of the windows in the first pass, and sums for what is read out from the states later."""
-        if int(self.stage):
-            return self._readout_sums(batch)
-        groups = self.config.folds + 1 if self.chooses else 1
-        moments = zero_moments(groups, int(self.lags), len(self.columns.kind), self.columns.kinds)
-        moments = HankelMoments(*(leaf.to(self.dynamics.device) for leaf in moments))
-        fetch = self.columns.fetch(batch)
-        for segment in segments(batch.valid, self._folds(batch), self.config.folds, groups, int(self.lags)):
-            add_windows(moments, segment, fetch)
-        return moments
+        """Return moments of the windows in the first pass, and sums for what is read out from the states later.
 
-    def _folds(self, batch: Batch) -> Tensor:
-        """Return the fold of each trial; -1: there are fewer trials than folds, and each is cut."""
-        trials, folds = int(self.n_trials), self.config.folds
-        if not self.chooses:
-            return torch.zeros_like(batch.trial_index)
-        if trials < folds:
-            return torch.full_like(batch.trial_index, -1)
-        return batch.trial_index.clamp(0, trials - 1) * folds // trials
+        Of several sessions each leaf is flat, one session after the other.
+        """
+        name = batch.layout.session
+        found = self.of(name).statistics(batch)
+        return together(found, [session.shapes for session in self._all()], self._place[name])
 
     @torch.no_grad()
     def update(self, statistics: HankelMoments | ReadoutSums) -> Float[Tensor, ""]:
-        """Solve for the parameters; return nats per bin, expected ones in the first pass."""
-        objective = self._read_out(statistics) if isinstance(statistics, ReadoutSums) else self._identify(statistics)
-        self.stage += 1
-        return objective
+        """Solve for the parameters; return nats per bin, expected ones in the first pass: the mean over sessions."""
+        sums = apart(statistics, [session.shapes for session in self._all()])
+        return torch.stack([session.update(own) for session, own in zip(self._all(), sums, strict=True)]).mean()
 
-    def _identify(self, moments: HankelMoments) -> Float[Tensor, ""]:
-        window, config, kind = self._window, self.config, self.columns.kind.clamp(min=0)
-        horizon, relevant, latents = config.horizon_bins, config.relevant, config.latents
-        if self.chooses:
-            most = latents or len(self.dynamics)
-            if relevant is None and not self.columns.codes:
-                relevant = 0
-            choice = choose(
-                moments,
-                kind,
-                window,
-                [h for h in HORIZONS if 2 * h <= int(self.lags)] if horizon is None else [horizon],
-                list(range(min(most, MOST_RELEVANT) + 1)) if relevant is None else [relevant],
-                list(range(max(1, relevant or 0), most + 1)) if latents is None else [latents],
+    @torch.no_grad()
+    def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
+        """Return the mean of the states, the relevant ones first, given the bins that ``model.states`` names."""
+        return self.of(batch.layout.session).system.latents(batch)
+
+    @torch.no_grad()
+    def posterior(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"]]:
+        """Return the mean and covariance of the states given the bins that ``model.states`` names."""
+        return self.of(batch.layout.session).system.posterior(batch)
+
+    @torch.no_grad()
+    def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
+        """Return the mean of the states of each bin given the bins up to it."""
+        return self.of(batch.layout.session).system.filtered(batch)
+
+    @torch.no_grad()
+    def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
+        """Return the expected activity given the latents; it can be negative."""
+        return self.of(batch.layout.session).system.rates(batch)
+
+    @torch.no_grad()
+    def decode(self, batch: Batch) -> Mapping[str, Float[Tensor, "trial bin channel"]]:
+        """Return behavior as the latents say: values, angles in radians, or the index of the most probable level."""
+        return self.of(batch.layout.session).system.decode(batch)
+
+    @torch.no_grad()
+    def level_probabilities(self, batch: Batch) -> dict[str, Float[Tensor, "trial bin level"]]:
+        """Return the probability of each level of the categorical variables."""
+        return self.of(batch.layout.session).system.level_probabilities(batch)
+
+    @torch.no_grad()
+    def forecast(self, batch: Batch, horizon: int) -> Float[Tensor, "trial bin unit"]:
+        """Return the expected activity given the bins up to ``horizon`` bins earlier, and all known inputs.
+
+        Raises UserError below one bin.
+        """
+        return self.of(batch.layout.session).system.forecast(batch, horizon)
+
+    @torch.no_grad()
+    def forecast_behavior(self, batch: Batch, horizon: int) -> Mapping[str, Float[Tensor, "trial bin channel"]]:
+        """Return behavior as expected from the bins up to ``horizon`` bins earlier; raises UserError below one bin."""
+        return self.of(batch.layout.session).system.forecast_behavior(batch, horizon)
+
+    @torch.no_grad()
+    def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
+        """Return the log-likelihood of the observed activity of each trial, in nats."""
+        return self.of(batch.layout.session).system.log_likelihood(batch)
+
+    @torch.no_grad()
+    def sample(
+        self, session: str, trials: int, bins: int, seed: int
+    ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
+        """Draw states and activity of new trials, with known inputs at their training mean.
+
+        Trials begin with what is expected of the state before the first bin.
+        """
+        return self.of(session).system.sample(trials, bins, seed)
+
+    def initial(self, session: str, trials: int) -> State:
+        """Return what is known before the first bin of some trials."""
+        return self.of(session).system.initial(trials)
+
+    @torch.no_grad()
+    def step(self, state: State, bin: Batch) -> tuple[State, Float[Tensor, "trial latent"]]:
+        """Return what is known after one more bin, and the mean of its states."""
+        return self.of(bin.layout.session).system.step(state, bin)
+
+    def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
+        """Return the expected states one bin later, with known inputs at their training mean.
+
+        Raises UserError for several sessions, each of which has dynamics of its own.
+        """
+        if len(self.sessions) > 1:
+            raise UserError(
+                f"psid was fitted to {len(self.sessions)} sessions.",
+                "Each has dynamics of its own.",
+                "Call advance_in(session, latents).",
             )
-            horizon, relevant, latents = choice.horizon, choice.relevant, choice.latents
-            for name, curve in choice.curves.items():
-                stored = getattr(self, f"_curve_{name}")
-                stored[: len(curve.explained), list(curve.candidates)] = curve.explained.to(stored)
-        assert horizon is not None
-        assert relevant is not None
-        assert latents is not None
-        everything = torch.ones_like(moments.windows, dtype=torch.bool)
-        spaces = Subspaces(covariance(moments, everything, kind), window, horizon)
-        found = spaces.solve(relevant, latents)
-        self.chosen_horizon.fill_(horizon)
-        self.size.copy_(torch.tensor([len(found.dynamics), spaces.first(relevant).states.shape[0]]))
-        columns = self.columns
-        scale, offset = columns.scale[: columns.units], columns.mean[: columns.units]
-        system = usable(found, scale, offset, columns.basis, columns.remaining)
-        self._set(system)
-        n, m = len(found.dynamics), self.input_channels
-        of_codes = columns.scale[columns.units : columns.units + columns.codes, None]
-        self.behavior_readout.zero_()
-        self.behavior_readout[:, :n] = of_codes * found.behavior
-        self.behavior_readout[:, n : n + m] = of_codes * found.behavior_feedthrough
-        self.behavior_readout[:, n + m] = columns.mean[columns.units :][: columns.codes]
-        errors = system.readout @ system.predicted @ system.readout.T + system.noise
-        return -0.5 * (torch.linalg.slogdet(errors)[1] + len(errors) * (np.log(2 * np.pi) + 1))
+        return self.advance_in(next(iter(self._place)), latents)
 
-    def _readout_sums(self, batch: Batch) -> ReadoutSums:
-        observer, n, m = self._observer, int(self.size[0]), self.input_channels
-        data = self._data(batch)
-        x, likelihood = self._pass(batch, self.config.states, True)
-        regressors = torch.cat([x, *([] if data[3] is None else [data[3]]), torch.ones_like(x[..., :1])], -1)
-        zeros, width = self.dynamics.new_zeros, n + m + 1
-        gram, cross = zeros(len(self.codes), width, width), zeros(width, self.columns.codes)
-        gradient = zeros(self.columns.codes, width)
-        curvature = zeros(*gradient.shape, *gradient.shape)
-        mean = self.columns.mean[self.columns.units :]
-        for i, (name, code) in enumerate(self.codes.items()):
-            values = coded(batch.behavior[name], code)
-            known = batch.valid & values.isfinite().all(-1)
-            r, z = regressors[known], values[known]
-            gram[i] = r.T @ r
-            cross[:, code.columns] = r.T @ (z - mean[code.columns])
-            if code.variable.kind is Kind.CATEGORICAL:
-                at = code.columns
-                weights = (
-                    self.behavior_readout[at, :width] if int(self.stage) > self._linear else zeros(z.shape[1], width)
-                )
-                _, gradient[at], curvature[at, :, at] = logistic_sums(r, z, weights)
-        inputs = [zeros(0, 0), zeros(0, 0, 0), zeros(0, 0), zeros(0), zeros(0, 0)]
-        if data[3] is not None and int(self.stage) == 1:
-            inputs = list(input_sums(observer, *data))  # type: ignore[arg-type]
-        return ReadoutSums(likelihood, batch.valid.sum().to(gram), gram, cross, gradient, curvature, *inputs)
+    def advance_in(self, session: str, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
+        """Return the expected states of a session one bin later, with known inputs at their training mean."""
+        return latents @ self.system(session).dynamics.T.to(latents)
 
-    @property
-    def _linear(self) -> int:
-        """Passes before the first step of a logistic readout."""
-        return 2 if self.input_channels else 1
+    def system(self, session: str | None = None) -> System:
+        """Return the parameters of a session, of the first where none is named."""
+        return self.of(session).system.system()
 
-    def _read_out(self, sums: ReadoutSums) -> Float[Tensor, ""]:
-        n, m = int(self.size[0]), self.input_channels
-        if len(sums.inputs):
-            solved = input_parameters(self._observer, InputSums(*sums[-5:]))
-            if solved is not None:
-                self.drive[:n], self.feedthrough[:] = solved
-        width = n + m + 1
-        for i, code in enumerate(self.codes.values()):
-            at, gram = code.columns, sums.gram[i]
-            readout = self.behavior_readout[at, :width]
-            if not float(gram[-1, -1]):
-                continue  # no label: what the moments say, if anything, stays
-            if code.variable.kind is Kind.CATEGORICAL:
-                start = readout if int(self.stage) > self._linear else torch.zeros_like(readout)
-                scale = (gram.diagonal() / gram[-1, -1]).sqrt()
-                readout.copy_(logistic_step(start, sums.gradient[at], sums.curvature[at, :, at], scale))
-            else:
-                readout[:, :-1] = least_squares(gram[:-1, :-1], sums.cross[:-1, at])
-        return sums.log_likelihood / sums.bins.clamp(min=1)
+    def eigenvalues(self, session: str | None = None) -> dict[str, Complex[np.ndarray, " _"]]:
+        """Return the eigenvalues of the dynamics: those of the "relevant" states, and those of the "other" ones."""
+        return self.of(session).system.eigenvalues
 
-    @property
-    def curves(self) -> dict[str, dict[str, Any]]:
-        """What cross-validation compared: "relevant", "latents" and "horizon", those that were null in the config.
+    def curves(self, session: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return what cross-validation compared: "relevant", "latents" and "horizon", those that were null.
 
         Each has its ``candidates``, the share of variance ``explained`` (of future behavior, of future activity, of the
         next bin), the ``standard_error`` of its difference from the best, and what was ``chosen``.
         """
-        chosen = {"relevant": int(self.size[1]), "latents": int(self.size[0]), "horizon": int(self.chosen_horizon)}
-        found = {}
-        for name, value in chosen.items():
-            stored = getattr(self, f"_curve_{name}") if self.chooses else self.dynamics.new_zeros(0, 0)
-            candidates = stored.isfinite().any(0).nonzero().flatten()
-            if len(candidates):
-                explained = stored[stored.isfinite().any(1)][:, candidates]
-                behind = explained[:, explained.mean(0).argmax(), None] - explained
-                error = behind.std(0) / len(explained) ** 0.5
-                found[name] = {
-                    "candidates": candidates.tolist(),
-                    "explained": explained.mean(0).tolist(),
-                    "standard_error": error.tolist(),
-                    "chosen": value,
-                }
-        return found
+        return self.of(session).curves
+
+    @torch.no_grad()
+    def by_dimension(self, session: str, batches: Iterable[Batch]) -> dict[str, dict[str, Any]]:
+        """Return how much of future behavior models of several sizes explain, cross-validated on training trials.
+
+        "preferential": as many states for behavior as there are, at most those of this model; "plain": none, that is
+        plain subspace identification. Fields are those of ``curves``; nothing where no state is relevant.
+        """
+        return self.of(session).by_dimension(batches)
+
+
+class _OfSession:
+    """The batches of one session, which can be iterated more than once."""
+
+    def __init__(self, batches: Iterable[Batch], session: str) -> None:
+        self.batches, self.session = batches, session
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for batch in self.batches if batch.layout.session == self.session)
+
+
+def _session(config: PSIDConfig, layout: Layout) -> PreferentialSession:
+    names = list(layout.behavior) if config.behavior is None else config.behavior
+    for name in names:
+        if name not in layout.behavior:
+            raise unknown("behavior variable", name, layout.behavior, fix="See data.behavior.")
+    variables = codes({name: layout.behavior[name] for name in names})
+    columns = Columns(layout, variables, config.standardize, config.components)
+    _check(config, layout, columns)
+    sizes = Sizes(config.latents, config.relevant, config.horizon_bins, config.folds)
+    return PreferentialSession(layout, variables, columns, sizes, config.states)
 
 
 def _check(config: PSIDConfig, layout: Layout, columns: Columns) -> None:

@@ -1,33 +1,23 @@
-"""A linear system with correlated noise and a readout of behavior, as a model: what it can do once it is fitted."""
+"""A linear system with correlated noise and a readout of behavior: what it says of trials once it is fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
 
 from lvmzoo.batch import Batch, Kind, Layout
-from lvmzoo.errors import UserError, unknown_session
+from lvmzoo.errors import UserError
 from lvmzoo.inference.kalman import square_root
-from lvmzoo.inference.preferential_filter import Observer, Passed, System, passes
+from lvmzoo.inference.preferential_filter import Passed, passes
+from lvmzoo.inference.preferential_gains import Observer, System
 from lvmzoo.inference.preferential_readout import Coded, decoded
+from lvmzoo.inference.preferential_scattered import Scattered
 from lvmzoo.inference.riccati import stable
-from lvmzoo.models.base import (
-    Decodes,
-    Filters,
-    Forecasts,
-    ForecastsBehavior,
-    HasDynamics,
-    HasPosterior,
-    Reconstructs,
-    Samples,
-    Scores,
-    StatisticsModel,
-)
 
 __all__ = ["PreferentialSystem", "State"]
 
@@ -39,28 +29,16 @@ class State(NamedTuple):
     covariance: Float[np.ndarray, "trial latent latent"] | None  # None: as infinitely many bins leave it
 
 
-class PreferentialSystem(
-    StatisticsModel,
-    Decodes,
-    Reconstructs,
-    Forecasts,
-    ForecastsBehavior,
-    Filters,
-    HasDynamics,
-    Samples,
-    Scores,
-    HasPosterior,
-):
+class PreferentialSystem(nn.Module):
     """A linear dynamical system of one session, whose first states are those that behavior shares.
 
     Parameters
     ----------
-    config, layout : of the model; ``config.states`` names the bins that latents are inferred from.
+    layout : of the session.
     variables : codes of the behavior variables.
     latents, relevant : most states, and how many of them are behavior's.
+    states : bins that latents are inferred from: "predictor" (earlier ones), "filter" (up to now) or "smoother" (all).
     """
-
-    uses_inputs = True
 
     dynamics: Tensor  # A
     drive: Tensor  # B
@@ -76,10 +54,10 @@ class PreferentialSystem(
     input_mean: Tensor  # over the training bins: inputs count from there
 
     def __init__(
-        self, config: Any, layouts: Sequence[Layout], variables: Mapping[str, Coded], latents: int, relevant: int
+        self, layout: Layout, variables: Mapping[str, Coded], latents: int, relevant: int, states: str
     ) -> None:
-        super().__init__(config, layouts)
-        layout = layouts[0]
+        super().__init__()
+        self.session, self.states = layout.session, states
         self.codes, self.inputs = dict(variables), dict(layout.inputs)
         p, m, L = layout.n_units, sum(layout.inputs.values()), latents
         self.input_channels = m
@@ -103,12 +81,11 @@ class PreferentialSystem(
         self.register_buffer("size", torch.tensor([L, min(relevant, L)]))
         self._observed_by: tuple[tuple[int, int], Observer] | None = None
 
-    def _set(self, system: System) -> None:
-        n = len(system.dynamics)
+    def set(self, system: System) -> None:
+        """Take over what was identified."""
         for name, value in system._asdict().items():
             buffer = getattr(self, name).zero_()
             buffer[tuple(slice(size) for size in value.shape)] = value
-        assert n <= len(self.dynamics)
 
     def system(self) -> System:
         """Return the parameters that were identified."""
@@ -120,7 +97,8 @@ class PreferentialSystem(
         )
 
     @property
-    def _observer(self) -> Observer:
+    def observer(self) -> Observer:
+        """What sets of units tell about the states."""
         key = (self.predicted._version + self.drive._version, self.predicted.data_ptr())
         if self._observed_by is None or self._observed_by[0] != key:
             self._observed_by = (key, Observer(self.system()))
@@ -132,16 +110,15 @@ class PreferentialSystem(
         inputs = torch.cat([batch.inputs[name] for name in self.inputs], -1).to(self.offset.dtype)
         return inputs - self.input_mean
 
-    def _data(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def data(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return activity, which bins are valid and which samples are observed, and known inputs."""
         return batch.activity, batch.valid, batch.observed, self._known(batch)
 
-    def _passes(self, batch: Batch, squares: bool = False) -> Iterator[Passed]:
-        if batch.layout.session not in self.layouts:
-            raise unknown_session(batch.layout.session, self.layouts)
-        return passes(self._observer, *self._data(batch), squares)
+    def _passes(self, batch: Batch, squares: bool = False) -> Iterator[Passed | Scattered]:
+        return passes(self.observer, *self.data(batch), squares)
 
-    def _pass(self, batch: Batch, states: str, likelihood: bool) -> tuple[Tensor, Tensor]:
-        """Return states, and the log-likelihood of all trials if it is asked for."""
+    def infer(self, batch: Batch, states: str, likelihood: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the mean of the states given the bins that are named, and the log-likelihood if it is asked for."""
         x = self.dynamics.new_zeros(*batch.valid.shape, int(self.size[0]))
         total = x.new_zeros(())
         for passed in self._passes(batch, likelihood):
@@ -150,36 +127,32 @@ class PreferentialSystem(
                 total += passed.log_likelihood().sum()
         return at_valid(x, batch), total
 
-    @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
-        """Return the mean of the states, the relevant ones first, given the bins that ``model.states`` names."""
-        return self._pass(batch, self.config.states, False)[0]
+        """Return the mean of the states, the relevant ones first, given the bins that ``states`` names."""
+        return self.infer(batch, self.states)[0]
 
-    @torch.no_grad()
     def posterior(
         self, batch: Batch
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin latent latent"]]:
-        """Return the mean and covariance of the states given the bins that ``model.states`` names."""
+        """Return the mean and covariance of the states given the bins that ``states`` names."""
         n = int(self.size[0])
         x = self.dynamics.new_zeros(*batch.valid.shape, n)
         covariance = x.new_zeros(*batch.valid.shape, n, n)
         for passed in self._passes(batch):
             bins = len(passed.x)
-            x[passed.rows, :bins] = _estimate(passed, self.config.states).transpose(0, 1)
-            covariance[passed.rows, :bins] = passed.covariances(self.config.states).transpose(0, 1)
+            x[passed.rows, :bins] = _estimate(passed, self.states).transpose(0, 1)
+            covariance[passed.rows, :bins] = passed.covariances(self.states).transpose(0, 1)
         return at_valid(x, batch), at_valid(covariance, batch)
 
-    @torch.no_grad()
     def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the mean of the states of each bin given the bins up to it."""
-        return self._pass(batch, "filter", False)[0]
+        return self.infer(batch, "filter")[0]
 
     def _emitted(self, batch: Batch, x: Tensor) -> Float[Tensor, "trial bin unit"]:
-        system, known = self._observer.system, self._known(batch)
+        system, known = self.observer.system, self._known(batch)
         rates = x @ system.readout.T + system.offset
         return at_valid(rates if known is None else rates + known @ system.feedthrough.T, batch)
 
-    @torch.no_grad()
     def rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
         """Return the expected activity given the latents; it can be negative."""
         return self._emitted(batch, self.latents(batch))
@@ -195,12 +168,10 @@ class PreferentialSystem(
         code = regressors @ self.behavior_readout[:, :width].T + self.behavior_readout[:, width]
         return {name: code[..., variable.columns] for name, variable in self.codes.items()}
 
-    @torch.no_grad()
     def decode(self, batch: Batch) -> Mapping[str, Float[Tensor, "trial bin channel"]]:
         """Return behavior as the latents say: values, angles in radians, or the index of the most probable level."""
         return self._decoded(batch, self.latents(batch))
 
-    @torch.no_grad()
     def level_probabilities(self, batch: Batch) -> dict[str, Float[Tensor, "trial bin level"]]:
         """Return the probability of each level of the categorical variables."""
         found = self._coded(batch, self.latents(batch))
@@ -217,14 +188,13 @@ class PreferentialSystem(
                 "A forecast looks at least one bin ahead.",
                 "Use a horizon of 1 or more, or `rates` and `decode` for the bins themselves.",
             )
-        x, system, known = self._pass(batch, "predictor", False)[0], self._observer.system, self._known(batch)
+        x, system, known = self.infer(batch, "predictor")[0], self.observer.system, self._known(batch)
         drive = 0.0 if known is None else known[:, :-1] @ system.drive.T
         for _ in range(min(horizon - 1, batch.n_bins)):
             x[:, 1:] = x[:, :-1] @ system.dynamics.T + drive
             x[:, 0] = 0.0  # nothing has been seen yet
         return x
 
-    @torch.no_grad()
     def forecast(self, batch: Batch, horizon: int) -> Float[Tensor, "trial bin unit"]:
         """Return the expected activity given the bins up to ``horizon`` bins earlier, and all known inputs.
 
@@ -232,12 +202,10 @@ class PreferentialSystem(
         """
         return self._emitted(batch, self._ahead(batch, horizon))
 
-    @torch.no_grad()
     def forecast_behavior(self, batch: Batch, horizon: int) -> Mapping[str, Float[Tensor, "trial bin channel"]]:
         """Return behavior as expected from the bins up to ``horizon`` bins earlier; raises UserError below one bin."""
         return self._decoded(batch, self._ahead(batch, horizon))
 
-    @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " trial"]:
         """Return the log-likelihood of the observed activity of each trial, in nats."""
         result = self.dynamics.new_zeros(batch.n_trials)
@@ -245,20 +213,13 @@ class PreferentialSystem(
             result[passed.rows] = passed.log_likelihood()
         return result
 
-    def advance(self, latents: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
-        """Return the expected states one bin later, with known inputs at their training mean."""
-        return latents @ self.system().dynamics.T.to(latents)
-
-    @torch.no_grad()
     def sample(
-        self, session: str, trials: int, bins: int, seed: int
+        self, trials: int, bins: int, seed: int
     ) -> tuple[Float[Tensor, "trial bin latent"], Float[Tensor, "trial bin unit"]]:
         """Draw states and activity of new trials, with known inputs at their training mean.
 
         Trials begin with what is expected of the state before the first bin.
         """
-        if session not in self.layouts:
-            raise unknown_session(session, self.layouts)
         system, n = self.system(), int(self.size[0])
         joint = torch.cat(
             [torch.cat([system.state_noise, system.cross], 1), torch.cat([system.cross.T, system.noise], 1)]
@@ -275,32 +236,29 @@ class PreferentialSystem(
         states, noise = states.transpose(0, 1).to(self.dynamics), drawn[..., n:].transpose(0, 1).to(self.dynamics)
         return states, states @ system.readout.T + system.offset + noise
 
-    def initial(self, session: str, trials: int) -> State:
+    def initial(self, trials: int) -> State:
         """Return what is known before the first bin of some trials."""
-        if session not in self.layouts:
-            raise unknown_session(session, self.layouts)
         return State(self.dynamics.new_zeros(trials, int(self.size[0])), None)
 
-    @torch.no_grad()
     def step(self, state: State, bin: Batch) -> tuple[State, Float[Tensor, "trial latent"]]:
         """Return what is known after one more bin, and the mean of its states."""
-        observer, known = self._observer, self._known(bin)
+        observer, known = self.observer, self._known(bin)
         y = bin.activity[:, 0].to(self.offset.dtype)
         u = None if known is None else known[:, 0]
         x, covariance, mean = observer.step(state.mean, state.covariance, y, bin.observed[:, 0] & bin.valid, u)
         return State(x, covariance), mean
 
     @property
-    def eigenvalues(self) -> dict[str, np.ndarray]:
+    def eigenvalues(self) -> dict[str, Complex[np.ndarray, " _"]]:
         """Eigenvalues of the dynamics: those of the "relevant" states, and those of the "other" ones."""
         dynamics, n1 = self.system().dynamics.cpu().numpy(), int(self.size[1])
         return {
-            "relevant": np.linalg.eigvals(dynamics[:n1, :n1]),
-            "other": np.linalg.eigvals(dynamics[n1:, n1:]),
+            "relevant": np.linalg.eigvals(dynamics[:n1, :n1]).astype(np.complex128),
+            "other": np.linalg.eigvals(dynamics[n1:, n1:]).astype(np.complex128),
         }
 
 
-def _estimate(passed: Passed, states: str) -> Float[Tensor, "bin trial latent"]:
+def _estimate(passed: Passed | Scattered, states: str) -> Float[Tensor, "bin trial latent"]:
     if states == "predictor":
         return passed.x
     return passed.filtered() if states == "filter" else passed.smoothed()
