@@ -27,7 +27,7 @@ from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import score_decoders
-from lvmzoo.models.base import Communicates, Connects, Scores
+from lvmzoo.models.base import Communicates, Connects, Decodes, Scores
 from lvmzoo.run import Run, load_run
 from lvmzoo.train import readouts, train
 from lvmzoo.wrong_config import typed
@@ -150,12 +150,11 @@ class Estimator:
         return self.fit(X, y).transform(X, y)
 
     def predict(self, X: Activity, y: Behavior | None = None) -> Any:
-        """Return the target region of a model that communicates; else the behavior, decoded from the latents.
+        """Return the target region of a model that communicates; else the behavior that it decodes.
 
-        Several target regions come as a dict by name.
-
-        Behavior comes as one array where one variable was given, else as a dict by name. ``y`` is looked at only for
-        known inputs.
+        Behavior is decoded by the model itself where it can (as ``psid``), else by a readout of the latents, fitted
+        beside it. Several target regions, and several variables, come as a dict by name, one as an array. ``y`` is
+        looked at only for known inputs.
         """
         run = self._fitted()
         if isinstance(run.model, Communicates):
@@ -165,6 +164,12 @@ class Estimator:
                 target: _like(X, trials, partial(run.model.predict_target, target=target)) for target in targets
             }
             return predicted if len(targets) > 1 else predicted[targets[0]]
+        if isinstance(run.model, Decodes):
+            trials = self._trials(X, y)
+            found = run.model.decode(trials.batch().without_behavior())
+            decoded = {name: _like(X, trials, lambda _, of=name: found[of]) for name in found}
+            if decoded:
+                return next(iter(decoded.values())) if len(decoded) == 1 else decoded
         decoders = self._readouts()
         if not decoders:
             raise UserError(

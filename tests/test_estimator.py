@@ -29,7 +29,7 @@ def trials(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def make(**parameters: Any) -> Estimator:
-    return Estimator("lds", **{"latents": 2, "bin_width_s": 0.05, "trainer": TRAINER, **parameters})
+    return Estimator(**{"model": "lds", "latents": 2, "bin_width_s": 0.05, "trainer": TRAINER, **parameters})
 
 
 def test_shapes_follow_the_input() -> None:
@@ -52,6 +52,25 @@ def test_behavior_is_decoded_and_scored() -> None:
     assert error < 0.7 * sum(((t - mean) ** 2).sum() for t in truth)
     named = make().fit(X, {"hand": y, "speed": [np.abs(z[:, :1]) for z in y]}).predict(new)
     assert sorted(named) == ["hand", "speed"]
+
+
+def test_a_model_that_decodes_predicts_by_itself(tmp_path: Path) -> None:
+    (X, y), (new, _) = trials(0), trials(1)
+    both = {"hand": y, "fast": [(np.abs(z[:, :1]) > 0.5) * 1.0 for z in y]}
+    settings: dict[str, Any] = {"latents": 3, "relevant": 2, "horizon_bins": 4}
+    estimator = make(**settings, model="psid").fit(X, both)
+    assert estimator.run_.sessions is not None
+    predicted = estimator.predict(new)
+    assert sorted(predicted) == ["fast", "hand"]
+    for trial, hand in zip(new, predicted["hand"], strict=True):
+        batch = estimator._trials(trial).batch()
+        np.testing.assert_allclose(hand, estimator.run_.model.decode(batch)["hand"][0], atol=1e-12)
+    one = make(**settings, model="psid").fit(np.stack([x[:20] for x in X]), np.stack([z[:20] for z in y]))
+    assert one.predict(np.stack([x[:20] for x in new])).shape == (25, 20, 2)
+    again = lvmzoo.load(one.save(tmp_path / "run"))
+    np.testing.assert_array_equal(again.predict(new[0]), one.predict(new[0]))
+    plain = make(latents=3, relevant=0, horizon_bins=4, behavior=[], model="psid").fit(X, y)  # a readout beside it
+    assert plain.predict(new[0]).shape == (len(new[0]), 2)
 
 
 def test_findings_are_computed_once_saved_and_need_regions_and_data(tmp_path: Path) -> None:
