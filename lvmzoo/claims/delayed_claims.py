@@ -12,15 +12,17 @@ from torch import Tensor
 from lvmzoo.claims.delayed_communication import shared_strength
 from lvmzoo.claims.nulls import bootstrap
 from lvmzoo.inference.delayed_expectations import expectations
-from lvmzoo.inference.delayed_fit import Recordings, free_delays, refine
+from lvmzoo.inference.delayed_fit import free_delays
 from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.delayed_refits import Recordings, Refits, refine
 
 __all__ = ["Draws", "Tested", "fisher_draws", "resampled", "test_delays"]
 
 PASSES = 60  # of a fit to all trials at most
 GAIN = 0.05  # nats over five steps below which it is over
 CLOSE = 10.0  # twice the log of a likelihood ratio, below which the fit with all delays is looked for once more
-QUICK = 12  # passes of a refit to resampled trials: it begins near its end
+QUICK = 6  # passes of a refit to resampled trials, once those before have told how the likelihood curves
+LEARNERS, LEARNING = 5, 20  # refits that tell that, and their passes
 FISHER_DRAWS = 1000
 
 
@@ -94,11 +96,13 @@ def resampled(
     progress: Callable[[float], None],
 ) -> Draws:
     """Refit to resamples of the trials, from the fit to all of them."""
-    fits = []
-    for number in range(resamples):
-        rows = bootstrap(len(data.valid), generator).to(data.valid.device)
-        fits.append(refine(model, data.some(rows), counts, QUICK, 0.0)[0])
-        progress((number + 1) / resamples)
+    draws = [bootstrap(len(data.valid), generator).to(data.valid.device) for _ in range(resamples)]
+    plan = [(rows, LEARNING) for rows in draws[:LEARNERS]] + [(rows, QUICK) for rows in draws]
+    refits, fits = Refits(model, data, counts), []
+    for number, (rows, passes) in enumerate(plan):
+        fits.append(refits(rows, passes))
+        progress((number + 1) / len(plan))
+    fits = fits[-resamples:]
     return Draws(
         torch.stack([fit.delays for fit in fits]),
         torch.stack([fit.timescales[: fit.across] for fit in fits]),

@@ -19,8 +19,8 @@ from torch import Tensor
 from lvmzoo.claims.nulls import permutations, without_drift
 from lvmzoo.inference.delayed_beginning import fit_anew
 from lvmzoo.inference.delayed_expectations import posterior_means
-from lvmzoo.inference.delayed_fit import Recordings
 from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.delayed_refits import Recordings
 
 __all__ = ["Exchange", "Predictions", "cross_validated", "exchange"]
 

@@ -17,8 +17,8 @@ from lvmzoo.claims.delayed_communication import Exchange, Predictions, cross_val
 from lvmzoo.claims.nulls import bootstrap, holm, interval, null_summary, p_value
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.delayed_dimension import fold_of_trials
-from lvmzoo.inference.delayed_fit import Recordings
 from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.delayed_refits import Recordings
 from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
 from lvmzoo.parts.residuals import Residuals
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from lvmzoo.inference.delayed_fit import EM_PASSES, Recordings, refine
+from lvmzoo.inference.delayed_fit import EM_PASSES
 from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.delayed_refits import Recordings, refine
 from lvmzoo.inference.delayed_start import Start, starting_processes
 from lvmzoo.inference.lagged_moments import LaggedMoments, Recorded, lagged_moments
 from lvmzoo.inference.maximization import noise_floor

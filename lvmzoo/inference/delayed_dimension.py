@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lvmzoo.inference.delayed_beginning import fit_anew, moments_of
 from lvmzoo.inference.delayed_expectations import log_likelihood
-from lvmzoo.inference.delayed_fit import Recordings
+from lvmzoo.inference.delayed_refits import Recordings
 from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
 from lvmzoo.inference.maximization import noise_floor
 from lvmzoo.inference.shared_variance import FoldMoments, cross_validate

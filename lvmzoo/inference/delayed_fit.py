@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvmzoo.inference.delayed_expectations import Sums, expectations
+from lvmzoo.inference.delayed_expectations import Sums
 from lvmzoo.inference.delayed_processes import DelayedProcesses
 from lvmzoo.inference.gaussian_process import GaussianProcess
 from lvmzoo.inference.gaussian_process import Sums as ReadoutSums
 from lvmzoo.inference.gaussian_process_fit import gradient, smallest_noise, solve_readout
-from lvmzoo.inference.gaussian_process_search import Search
+from lvmzoo.inference.gaussian_process_search import MEMORY, Search
 
-__all__ = ["EM_PASSES", "DelayedFitting", "Recordings", "free_delays", "refine"]
+__all__ = ["EM_PASSES", "DelayedFitting", "free_delays"]
 
 EM_PASSES = 8
 LARGEST_STEP = 0.5  # of a log timescale, of a log private variance, and of a delay in timescales, in one pass
@@ -30,18 +29,6 @@ SHORTEST_BINS = 0.3  # timescale; below it neighboring bins are independent
 LONGEST_TRIALS = 4.0  # timescale; above it a process is constant within trials
 HALVINGS = 3  # of a step that made the likelihood fall, before it is given up
 STRETCH = 5  # accepted steps of the search over which its gain is judged
-
-
-class Recordings(NamedTuple):
-    """Trials of one session, for fits that are no training run."""
-
-    activity: Float[Tensor, "trial bin unit"]
-    valid: Bool[Tensor, "trial bin"]
-    observed: Bool[Tensor, "trial bin unit"]
-
-    def some(self, rows: Tensor) -> Recordings:
-        """Return some of the trials, in the order given; one may come more than once."""
-        return Recordings(*(tensor[rows] for tensor in self))
 
 
 def free_delays(regions: int, across: int) -> Float[Tensor, "delay free"]:
@@ -62,7 +49,9 @@ class DelayedFitting(nn.Module):
     best: Tensor  # log-likelihood per bin of the accepted parameters
     counts: Tensor  # passes, rejections in a row, accepted steps of the search, 1 when searching, passes of EM
 
-    def __init__(self, units: int, columns: int, basis: Float[Tensor, "delay free"], latents: int) -> None:
+    def __init__(
+        self, units: int, columns: int, basis: Float[Tensor, "delay free"], latents: int, memory: int = MEMORY
+    ) -> None:
         super().__init__()
         shapes = latents + basis.shape[1]
         start = {
@@ -78,11 +67,18 @@ class DelayedFitting(nn.Module):
         }
         for name, value in start.items():
             self.register_buffer(name, value.to(torch.float64).clone())
-        self.search = Search(units * (columns + 2) + shapes)
+        self.search = Search(units * (columns + 2) + shapes, memory)
+        self._again = False
 
     def begin(self, longest: int) -> None:
         """Allow timescales and delays that trials of at most ``longest`` bins can tell."""
         self.limits.copy_(torch.tensor([SHORTEST_BINS, max(LONGEST_TRIALS * longest, 10.0), longest / 2]))
+
+    def again(self) -> None:
+        """Forget the data, not how the likelihood curves: begin another search near where the last one began."""
+        self._again = self.searching
+        self.best.fill_(-math.inf)
+        self.counts[:4] = 0.0
 
     @property
     def searching(self) -> bool:
@@ -182,14 +178,18 @@ class DelayedFitting(nn.Module):
 
     def _start_search(self, model: DelayedProcesses, sums: Sums, value: float) -> DelayedProcesses:
         self.counts[3] = 1
+        if not self._again:
+            self._set_scales(model, sums)
+        slope, box = self._gradient(model, sums), self._box(model)
+        return self._decode(self.search.start(self._encode(model), value, slope, *box, again=self._again), model)
+
+    def _set_scales(self, model: DelayedProcesses, sums: Sums) -> None:
         self.scale.copy_(model.noise.sqrt())
         information = self._reduced(sums, len(model.timescales))[1].diagonal() / sums.bins
         steps = self._longest_steps(model)
         relative = information * steps.square()  # delays of slow processes tell as much as fast ones, in timescales
         least = max(1e-3 * float(relative.max()), 1e-12)
         self.curvature.copy_((relative.clamp(min=least) / steps.square()).sqrt())
-        point = self.search.start(self._encode(model), value, self._gradient(model, sums), *self._box(model))
-        return self._decode(point, model)
 
     def _search(self, model: DelayedProcesses, sums: Sums, value: float) -> DelayedProcesses:
         slope = self._gradient(model, sums)
@@ -245,44 +245,6 @@ class DelayedFitting(nn.Module):
             torch.cat([free, torch.full_like(noise, math.inf), most]),
             torch.cat([free, *steps]),
         )
-
-
-def refine(
-    model: DelayedProcesses,
-    data: Recordings,
-    counts: bool,
-    passes: int,
-    gain: float,
-    em: int = 0,
-    basis: Float[Tensor, "delay free"] | None = None,
-) -> tuple[DelayedProcesses, float]:
-    """Raise the likelihood of one session from a model; return the parameters and their log-likelihood in nats.
-
-    Parameters
-    ----------
-    model : of the session; its delays must be in the span of ``basis``.
-    data : its trials.
-    counts : whether the activity is, for the smallest private variances.
-    passes : over the data at most.
-    gain : nats over five steps, for all trials together, below which the search is over.
-    em : passes of EM before the search.
-    basis : of the delays, such as ``free_delays``; None: that.
-    """
-    basis = free_delays(*model.delays.shape) if basis is None else basis
-    units, columns = model.readout.shape
-    fitting = DelayedFitting(units, columns, basis, len(model.timescales)).to(model.offset.device)
-    fitting.begin(int(data.valid.sum(1).max()))
-    fitting.counts[4] = em
-    sessions = [(slice(0, len(model.offset)), counts)]
-    bins, before = float(data.valid.sum()), -math.inf
-    for _ in range(passes):
-        sums = expectations(model, *data, information=not fitting.searching, rough=True)
-        model, reached = fitting.update(model, sums, sessions)
-        if fitting.settled:
-            if float(reached) * bins - before < gain:
-                break
-            before = float(reached) * bins
-    return fitting.accepted(model), float(fitting.best) * bins
 
 
 def _of_units(model: DelayedProcesses) -> GaussianProcess:

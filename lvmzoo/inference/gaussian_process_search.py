@@ -29,21 +29,41 @@ class Search(nn.Module):
     changes: Tensor  # of the gradient along them, with the opposite sign
     numbers: Tensor  # value at the position, share of the direction that is tried, pairs in the memory
 
-    def __init__(self, coordinates: int) -> None:
+    def __init__(self, coordinates: int, memory: int = MEMORY) -> None:
         super().__init__()
         for name in ("position", "gradient", "direction"):
             self.register_buffer(name, torch.zeros(coordinates, dtype=torch.float64))
         for name in ("steps", "changes"):
-            self.register_buffer(name, torch.zeros(MEMORY, coordinates, dtype=torch.float64))
+            self.register_buffer(name, torch.zeros(memory, coordinates, dtype=torch.float64))
         self.register_buffer("numbers", torch.zeros(3, dtype=torch.float64))
 
     def start(
-        self, position: Tensor, value: float, gradient: Tensor, lower: Tensor, upper: Tensor, longest: Tensor
+        self,
+        position: Tensor,
+        value: float,
+        gradient: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        longest: Tensor,
+        again: bool = False,
     ) -> Tensor:
-        """Begin at a point; return the first to try."""
+        """Begin at a point; return the first to try.
+
+        Parameters
+        ----------
+        position, value, gradient : the point.
+        lower, upper : the box.
+        longest : largest change of each coordinate in one step.
+        again : whether what an earlier search learned of the curvature holds here, too.
+        """
+        pairs = int(self.numbers[2]) if again else 0
+        if pairs:  # the last pair sets the scale of the first step, which is long
+            order = self.steps[-pairs:].norm(dim=1).argsort()
+            for kept in (self.steps, self.changes):
+                kept[-pairs:] = kept[-pairs:][order]
         self.position.copy_(position)
         self.gradient.copy_(gradient)
-        self.numbers.copy_(self.numbers.new_tensor([value, 1.0, 0.0]))
+        self.numbers.copy_(self.numbers.new_tensor([value, 1.0, pairs]))
         return self._aim(lower, upper, longest)
 
     def advance(

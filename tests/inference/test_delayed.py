@@ -9,8 +9,9 @@ from torch import Tensor
 from lvmzoo.claims.delayed_claims import fisher_draws
 from lvmzoo.inference import gaussian_process
 from lvmzoo.inference.delayed_expectations import draw, expectations, log_likelihood, posterior_moments
-from lvmzoo.inference.delayed_fit import Recordings, free_delays, refine
+from lvmzoo.inference.delayed_fit import free_delays
 from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.delayed_refits import Recordings, refine
 from tests.inference import delayed_dense as dense
 
 ENGINES = ("auto", "dense", "spectral")

@@ -36,8 +36,9 @@ from lvmzoo.inference.delayed_expectations import (
     posterior_means,
     posterior_moments,
 )
-from lvmzoo.inference.delayed_fit import DelayedFitting, Recordings, free_delays
+from lvmzoo.inference.delayed_fit import DelayedFitting, free_delays
 from lvmzoo.inference.delayed_processes import DelayedProcesses, features_of
+from lvmzoo.inference.delayed_refits import Recordings
 from lvmzoo.inference.delayed_sessions import start_together
 from lvmzoo.inference.factor_analysis import positive
 from lvmzoo.models.base import (
