@@ -31,8 +31,9 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout, PairSampling
-from lvmzoo.models.base import GradientModel, Loss
+from lvmzoo.models.base import Filters, GradientModel, Loss
 from lvmzoo.models.behavior.contrastive_config import ContrastiveConfig, pair_sampling
+from lvmzoo.parts.bins_in_view import BinsInView, nothing_yet
 from lvmzoo.parts.encoders import OffsetEncoder, encode, input_layer
 from lvmzoo.parts.info_nce import InfoNCE, gather
 from lvmzoo.parts.session_inputs import SessionInput, SessionInputs
@@ -43,15 +44,17 @@ __all__ = ["Contrastive", "ContrastiveConfig"]
 _BINS_AT_ONCE = 65_536  # bins that ``latents`` embeds at a time, so that long sessions need little memory
 
 
-class Contrastive(GradientModel):
+class Contrastive(GradientModel, Filters):
     """Embed activity so that moments close in time or behavior lie together (contrastive learning)."""
 
     def __init__(self, config: ContrastiveConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
         self._sampling = pair_sampling(config, layouts)
-        hidden, field_bins = config.hidden, config.receptive_field_bins
-        encoder = OffsetEncoder(len(layouts[0].held_in), hidden, config.latents, field_bins)
-        layers = [encoder.first, *(input_layer(len(each.held_in), hidden, field_bins, False) for each in layouts[1:])]
+        self.lag_bins = self._sampling.after - 1
+        hidden, field_bins, resample = config.hidden, config.receptive_field_bins, config.resample
+        encoder = OffsetEncoder(len(layouts[0].held_in), hidden, config.latents, field_bins, resample)
+        layers = [input_layer(len(each.held_in), hidden, field_bins, resample) for each in layouts[1:]]
+        layers.insert(0, encoder.first)
         self.inputs = SessionInputs(
             {each.session: SessionInput(each, layer) for each, layer in zip(layouts, layers, strict=True)}
         )
@@ -117,6 +120,25 @@ class Contrastive(GradientModel):
             cut = rows[:, start : stop + self._sampling.window_bins - 1].T
             result[start:stop] = self._embed(batch.activity[trials, cut], observed[trials, cut], batch.layout.session)
         return torch.where(batch.valid.unsqueeze(-1), self._normalize(result.transpose(0, 1)), 0)
+
+    def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
+        """Return the embedding of every bin, which looks no further than ``lag_bins`` ahead."""
+        return self.latents(batch)
+
+    def initial(self, session: str, trials: int) -> BinsInView:
+        """Return the view of some trials of a session before their first bin."""
+        own = self.inputs.of(session)
+        return nothing_yet(session, own.mean, self._sampling.window_bins, trials, len(own.mean), self.lag_bins)
+
+    @torch.no_grad()
+    def step(self, state: BinsInView, bin: Batch) -> tuple[BinsInView, Float[Tensor, "trial latent"]]:
+        """Return the view after one more bin, and the embedding of the bin ``lag_bins`` before it."""
+        own = self.inputs.of(state.session)
+        observed = bin.observed & bin.valid.unsqueeze(-1)
+        newest = own.standardize(bin.activity.transpose(0, 1), observed.transpose(0, 1))
+        state = state.after(newest, bin.valid[:, 0])
+        vectors = encode(own.layer, self.body, state.activity, self.config.receptive_field_bins)[0]
+        return state, torch.where(state.valid[0].unsqueeze(-1), self._normalize(vectors), 0)
 
     def _embed(
         self,

@@ -25,6 +25,7 @@ class ContrastiveConfig:
     delta: float | None = None  # a positive's label is off by this many standard deviations (radians); null: as in time
     balanced: bool = False  # draw every category of discrete labels equally often
     receptive_field_bins: int = 10  # bins that the encoder looks at: 1, 5, 10, 15, 36 as published, or any other
+    resample: bool = False  # look at them at a quarter of the rate: 20 and 40 bins as published, or a multiple of 4
     causal: bool = False  # look at the bin and earlier ones only; otherwise the window is centered
     hidden: int = 32  # channels of the encoder's layers
     similarity: str = "cosine"  # cosine (latents on a sphere) or euclidean
