@@ -118,7 +118,9 @@ def _parser() -> _Parser:
     parsers["show"].add_argument("name", help="a model of `lvmzoo list`")
     parsers["cite"].add_argument("name", help="a model of `lvmzoo list`")
     parsers["inspect"].add_argument("file", help="an NWB or npz file")
-    parsers["simulate"].add_argument("name", help="lds, regions, two_regions, lorenz, reach, spiral or van_der_pol")
+    parsers["simulate"].add_argument(
+        "name", help="lds, regions, two_regions, lorenz, reach, spiral, van_der_pol, manifolds, movie or dissociation"
+    )
     parsers["simulate"].add_argument("file", metavar="OUT.nwb", help="the file to write")
     parsers["simulate"].add_argument("--seed", type=int, default=0, help="of the simulated recording (default 0)")
     return parser

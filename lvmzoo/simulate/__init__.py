@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from lvmzoo.data.recording import Recording
 from lvmzoo.errors import unknown
+from lvmzoo.simulate.dissociation import dissociation
 from lvmzoo.simulate.lds import lds
 from lvmzoo.simulate.lorenz import lorenz
 from lvmzoo.simulate.manifolds import manifolds
@@ -36,6 +37,7 @@ def simulators() -> Mapping[str, Simulator]:
             "van_der_pol": van_der_pol,
             "manifolds": manifolds,
             "movie": movie,
+            "dissociation": dissociation,
         }
     )
 

@@ -27,6 +27,7 @@ FILES_OF = {  # the recording that an experiment is made for; "": a simulated on
     "head_direction_family": "mouse_head_direction.nwb",
     "lfads_search": "",
     "lorenz": "",
+    "psid_dissociation": "",
     "psid_reach": "m1_reach_100ms.npz",
     "reach_family": "m1_reach_100ms.npz",
     "reach_lds": "",

@@ -17,7 +17,7 @@ from lvmzoo.inference.preferential_filter import passes
 from lvmzoo.inference.preferential_gains import Observer, System
 from lvmzoo.inference.preferential_system import usable
 from lvmzoo.models.behavior.psid import PSID, PSIDConfig
-from lvmzoo.simulate.behavior import OTHER, RELEVANT, dissociation, dissociation_system
+from lvmzoo.simulate.dissociation import OTHER, RELEVANT, dissociation, dissociation_system
 from tests.models import psid_world as world
 from tests.models.frozen import make_psid as frozen
 
@@ -88,7 +88,7 @@ def oracle(data: Any) -> Any:
 
 def test_dissociation() -> None:
     """Two latents, if behavior chooses them, decode it as well as the true model; if the activity does, they do not."""
-    recording = dissociation(0, 20_000)
+    recording = dissociation(0)
     y, z = (np.asarray(signal.values, float) for signal in (recording.activity, recording.behavior["hand"]))
     train = world.batch([y[:10_000]], [z[:10_000]])
     test = world.batch([y[10_000:]], [z[10_000:]])
@@ -103,7 +103,7 @@ def test_dissociation() -> None:
     assert found[4, 2] > best - 0.01
     assert found[4, 0] > best - 0.01
     # The standard error of an eigenvalue of 10 000 samples is about .006.
-    longer = dissociation(1, 50_000)
+    longer = dissociation(1, 50)
     y, z = (np.asarray(signal.values, float) for signal in (longer.activity, longer.behavior["hand"]))
     model = world.fit(world.batch([y], [z]), horizon_bins=10)
     true = np.diag([RELEVANT, RELEVANT.conjugate(), OTHER, OTHER.conjugate()])

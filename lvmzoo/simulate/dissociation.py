@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from lvmzoo.batch import Observation
@@ -43,23 +44,30 @@ def dissociation_system(seed: int = 0, units: int = 2, channels: int = 2) -> Beh
 
 
 def dissociation(
-    seed: int = 0, bins: int = 20_000, units: int = 2, channels: int = 2, bin_width_s: float = 0.05
+    seed: int = 0, trials: int = 20, bins: int = 1000, units: int = 2, channels: int = 2, bin_width_s: float = 0.05
 ) -> Recording:
-    """Simulate one long recording of continuous activity with the behavior "hand"; truth: ``latents``.
+    """Simulate trials of continuous activity with the behavior "hand".
+
+    Trials follow each other without a pause, and so do the latents.
+
+    Truth: ``latents``, those that behavior shares first, and ``rates``, the activity without its noise.
 
     Parameters
     ----------
     seed : of every draw.
-    bins : length.
+    trials, bins : number of trials, and their length.
     units, channels : of activity and of behavior.
     bin_width_s : one step of the system.
     """
     system, random = dissociation_system(seed, units, channels), np.random.default_rng([seed, 1])
-    x = random.normal(size=(bins, 4))
-    for t in range(1, bins):
+    x = random.normal(size=(trials * bins, 4))
+    for t in range(1, len(x)):
         x[t] += system.dynamics @ x[t - 1]
-    activity = x @ system.readout.T + random.normal(size=(bins, units))
-    hand = x @ system.behavior.T + system.behavior_noise * random.normal(size=(bins, channels))
+    expected = x @ system.readout.T
+    activity = expected + random.normal(size=expected.shape)
+    hand = x @ system.behavior.T + system.behavior_noise * random.normal(size=(len(x), channels))
+
+    start_s = bins * bin_width_s * np.arange(trials)
 
     def on_bins(values: Float[np.ndarray, "bin channel"], description: str) -> Signal:
         return Signal(
@@ -76,7 +84,11 @@ def dissociation(
         observation=Observation.CONTINUOUS,
         units=unit_table(units),
         start_s=0.0,
-        stop_s=bins * bin_width_s,
+        stop_s=len(x) * bin_width_s,
+        trials=pd.DataFrame({"start_s": start_s, "stop_s": start_s + bins * bin_width_s}),
         behavior={"hand": on_bins(hand, "Noisy readout of the first two latents.")},
-        truth={"latents": on_bins(x, "relevant_1, relevant_2, other_1, other_2")},
+        truth={
+            "latents": on_bins(x, "relevant_1, relevant_2, other_1, other_2"),
+            "rates": on_bins(expected, "Expected activity of each unit."),
+        },
     )
