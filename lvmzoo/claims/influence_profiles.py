@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.claims.influence_channels import Channels
-from lvmzoo.claims.influence_refits import contributions
+from lvmzoo.claims.influence_measures import contributions
 from lvmzoo.claims.influence_study import Study, shifted_interval
 from lvmzoo.claims.nulls import null_summary
 from lvmzoo.findings import Profile

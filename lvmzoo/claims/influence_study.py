@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.batch import Batch
-from lvmzoo.claims.influence_refits import Influence
+from lvmzoo.claims.influence_measures import Influence
 from lvmzoo.claims.nulls import interval, null_summary, p_value
 from lvmzoo.findings import DIRECTLY, Claim, Question
 from lvmzoo.inference.regional_structure import Structure

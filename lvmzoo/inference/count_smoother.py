@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Chain", "Sites", "Smoothed", "smooth"]
+__all__ = ["Chain", "Sites", "Smoothed", "root_of", "smooth"]
 
 SINGULAR = 1e-14  # smallest eigenvalue of a covariance, relative to the largest, where it is singular to rounding
 
@@ -57,7 +57,7 @@ def smooth(chain: Chain, sites: Sites) -> Smoothed:
     failed = torch.zeros(trials, dtype=torch.int32, device=h.device)
     P, mp = chain.initial_covariance, chain.initial_mean[..., None]
     for t in range(bins):
-        L = _root(P)
+        L = root_of(P)
         K, info = torch.linalg.cholesky_ex(torch.baddbmm(identity, torch.bmm(L.mT, J[t]), L))
         failed |= info
         W = torch.linalg.solve_triangular(K, L.mT, upper=False)
@@ -85,7 +85,7 @@ def smooth(chain: Chain, sites: Sites) -> Smoothed:
     return Smoothed(mean, covariance, gain, normalizer)
 
 
-def _root(P: Tensor) -> Tensor:
+def root_of(P: Float[Tensor, "case latent latent"]) -> Float[Tensor, "case latent latent"]:
     """Return the lower triangular roots of covariances, which may be singular to rounding."""
     root, info = torch.linalg.cholesky_ex(P)
     if bool(info.any()):

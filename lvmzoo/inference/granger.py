@@ -38,27 +38,27 @@ def region_information(
 
 
 def granger(
-    dynamics: Float[Tensor, "latent latent"],
-    noise: Float[Tensor, "latent latent"],
+    dynamics: Float[Tensor, "*case latent latent"],
+    noise: Float[Tensor, "*case latent latent"],
     information: Float[Tensor, "region latent latent"],
-) -> Float[Tensor, "region region"]:
+) -> Float[Tensor, "*case region region"]:
     """Return F[target, source] in nats per bin, each given all other regions; zero on the diagonal.
 
     Parameters
     ----------
-    dynamics, noise : A, stable, and Q.
+    dynamics, noise : A, stable, and Q; of one system or of several.
     information : J = C' R^-1 C of each region.
     """
-    uncertain = _uncertain(predicted_covariance(dynamics, noise, _known(information)), information)
-    return (uncertain[1:] - uncertain[0]).clamp(min=0.0).fill_diagonal_(0.0).T.contiguous()
+    told = _told(_uncertain(_predicted(dynamics, noise, information), information))
+    return told.clamp(min=0.0)
 
 
 def granger_by_frequency(
-    dynamics: Float[Tensor, "latent latent"],
-    noise: Float[Tensor, "latent latent"],
+    dynamics: Float[Tensor, "*case latent latent"],
+    noise: Float[Tensor, "*case latent latent"],
     information: Float[Tensor, "region latent latent"],
     frequencies: Float[Tensor, " frequency"],
-) -> Float[Tensor, "region region frequency"]:
+) -> Float[Tensor, "*case region region frequency"]:
     """Return f[target, source] in nats at frequencies in cycles per bin, each given all other regions.
 
     The mean over frequencies from 0 to 1/2 is F of :func:`granger`, or less where the target's own filter has zeros
@@ -66,32 +66,33 @@ def granger_by_frequency(
 
     Parameters
     ----------
-    dynamics, noise : A, stable, and Q.
+    dynamics, noise : A, stable, and Q; of one system or of several.
     information : J = C' R^-1 C of each region.
     frequencies : 0 to .5.
     """
     regions = len(information)
-    P = predicted_covariance(dynamics, noise, _known(information))
-    uncertain = _uncertain(P, information)
+    P = _predicted(dynamics, noise, information)
+    told = _told(_uncertain(P, information))
     shown = [_shown(J) for J in information]
     rows = np.split(np.arange(sum(map(len, shown))), np.cumsum([len(C) for C in shown])[:-1])
-    whole = _Innovations(dynamics, P[0], torch.cat(shown), frequencies)
+    whole = _Innovations(dynamics, P[..., 0, :, :], torch.cat(shown), frequencies)
     passed = whole.transfer()
-    result = dynamics.new_zeros(regions, regions, len(frequencies))
+    result = told[..., None].expand(*told.shape, len(frequencies)).clone()
     for j in range(regions):
         others = [i for i in range(regions) if i != j]
         kept = np.concatenate([rows[i] for i in others])
-        without = _Innovations(dynamics, P[j + 1], torch.cat([shown[i] for i in others]), frequencies)
-        mixed = without.whitening() @ passed[:, kept]  # what surprises those who do not know j, from all surprises
+        without = _Innovations(dynamics, P[..., j + 1, :, :], torch.cat([shown[i] for i in others]), frequencies)
+        mixed = without.whitening() @ passed[..., kept, :]  # what surprises those who do not know j, from all surprises
         first = 0
         for i in others:
             mine, own = slice(first, first + len(rows[i])), torch.from_numpy(rows[i])
             first = mine.stop
-            told = torch.linalg.solve(whole.covariance[own][:, own], whole.covariance[own]).to(mixed)
+            covariance = whole.covariance[..., own, :]
+            share = torch.linalg.solve(covariance[..., own], covariance).to(mixed)
             # A surprise of the target comes with the share of the other surprises that goes along with it.
-            direct = torch.linalg.det(mixed[:, mine] @ told.T).abs()
-            result[i, j] = (uncertain[j + 1, i] - uncertain[0, i] - 2 * direct.log()).clamp(min=0.0)
-    return result
+            direct = torch.linalg.det(mixed[..., mine, :] @ share[..., None, :, :].mT).abs()
+            result[..., i, j, :] -= 2 * direct.log()
+    return result.clamp(min=0.0)
 
 
 class _Innovations:
@@ -101,38 +102,49 @@ class _Innovations:
         self.dynamics, self.readout = dynamics, readout
         identity = torch.eye(len(readout), dtype=P.dtype, device=P.device)
         self.covariance = identity + readout @ P @ readout.T
-        self.gain = torch.linalg.solve(self.covariance, readout @ P @ dynamics.T).T
+        self.gain = torch.linalg.solve(self.covariance, readout @ P @ dynamics.mT).mT
         self.turn = torch.exp(2j * torch.pi * frequencies)[:, None, None]
 
-    def transfer(self) -> Complex[Tensor, "frequency channel channel"]:
+    def transfer(self) -> Complex[Tensor, "*case frequency channel channel"]:
         """Return what makes activity of surprises, 1 + C (z - A)^-1 K."""
         return self._identity(self.readout) + self._response(self.dynamics)
 
-    def whitening(self) -> Complex[Tensor, "frequency channel channel"]:
+    def whitening(self) -> Complex[Tensor, "*case frequency channel channel"]:
         """Return its inverse, what makes surprises of activity, 1 - C (z - A + K C)^-1 K."""
         return self._identity(self.readout) - self._response(self.dynamics - self.gain @ self.readout)
 
     def _response(self, dynamics: Tensor) -> Tensor:
         gain, readout = self.gain.to(self.turn), self.readout.to(self.turn)
-        return readout @ torch.linalg.solve(self.turn * self._identity(dynamics) - dynamics, gain)
+        turned = self.turn * self._identity(self.readout.T) - dynamics[..., None, :, :]
+        return readout @ torch.linalg.solve(turned, gain[..., None, :, :])
 
     def _identity(self, like: Tensor) -> Tensor:
         return torch.eye(len(like), dtype=self.turn.dtype, device=like.device)
 
 
-def _known(information: Float[Tensor, "region latent latent"]) -> Float[Tensor, "case latent latent"]:
-    """Return what is known of a bin if all regions are, and without each of them."""
+def _predicted(
+    dynamics: Float[Tensor, "*case latent latent"],
+    noise: Float[Tensor, "*case latent latent"],
+    information: Float[Tensor, "region latent latent"],
+) -> Float[Tensor, "*case known latent latent"]:
+    """Return the steady covariance given the past of all regions, and without each of them."""
     total = information.sum(0)
     without = [information[[i for i in range(len(information)) if i != j]].sum(0) for j in range(len(information))]
-    return torch.stack([total, *without])
+    return predicted_covariance(dynamics[..., None, :, :], noise[..., None, :, :], torch.stack([total, *without]))
 
 
 def _uncertain(
-    P: Float[Tensor, "case latent latent"], information: Float[Tensor, "region latent latent"]
-) -> Float[Tensor, "case region"]:
+    P: Float[Tensor, "*case known latent latent"], information: Float[Tensor, "region latent latent"]
+) -> Float[Tensor, "*case known region"]:
     """Return log |Cov(y_i | past)| of each region, less what its noise alone has."""
     identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    return torch.linalg.slogdet(identity + P[:, None] @ information).logabsdet
+    return torch.linalg.slogdet(identity + P[..., None, :, :] @ information).logabsdet
+
+
+def _told(uncertain: Float[Tensor, "*case known region"]) -> Float[Tensor, "*case region region"]:
+    """Return by how much the past of a source [target, source] makes a target more certain; zero on the diagonal."""
+    told = (uncertain[..., 1:, :] - uncertain[..., :1, :]).mT
+    return torch.where(torch.eye(told.shape[-1], dtype=torch.bool, device=told.device), 0.0, told)
 
 
 def _shown(information: Float[Tensor, "latent latent"]) -> Float[Tensor, "channel latent"]:

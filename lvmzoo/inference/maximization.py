@@ -82,12 +82,18 @@ def solve_dynamics(
 
 def solve_initial(
     model: LinearGaussian, moments: Moments | CountMoments
-) -> tuple[Float[Tensor, " latent"], Float[Tensor, "latent latent"]]:
+) -> tuple[Float[Tensor, "*case latent"], Float[Tensor, "*case latent latent"]]:
     """Return mu and V; too few trials cannot tell how trials begin, and their start stays as broad as it was."""
-    if moments.trials < len(model.dynamics) + 2:
+    told = moments.trials >= model.dynamics.shape[-1] + 2
+    if not bool(told.any()):
         return model.initial_mean, model.initial_covariance
-    mean = moments.initial_sum / moments.trials
-    return mean, floored(moments.initial_moment / moments.trials - torch.outer(mean, mean))
+    trials = moments.trials.clamp(min=1)[..., None]
+    mean = moments.initial_sum / trials
+    covariance = floored(moments.initial_moment / trials[..., None] - mean[..., :, None] * mean[..., None, :])
+    return (
+        torch.where(told[..., None], mean, model.initial_mean),
+        torch.where(told[..., None, None], covariance, model.initial_covariance),
+    )
 
 
 def solve_readout(
@@ -163,10 +169,12 @@ def noise_floors(variance: Float[Tensor, " unit"], sessions: Iterable[tuple[slic
     return torch.cat([noise_floor(variance[units], counts) for units, counts in sessions])
 
 
-def floored(covariance: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent latent"]:
+def floored(covariance: Float[Tensor, "*case latent latent"]) -> Float[Tensor, "*case latent latent"]:
     """Return the nearest symmetric matrix whose eigenvalues are not below the floor."""
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    floor = COVARIANCE_FLOOR * values.clamp(min=0).mean().clamp(min=1e-300)
-    if values[0] >= floor:
-        return (covariance + covariance.T) / 2
-    return (vectors * values.clamp(min=floor)) @ vectors.T
+    symmetric = (covariance + covariance.mT) / 2
+    values, vectors = torch.linalg.eigh(symmetric)
+    floor = COVARIANCE_FLOOR * values.clamp(min=0).mean(-1, keepdim=True).clamp(min=1e-300)
+    low = values[..., :1] < floor
+    if not bool(low.any()):
+        return symmetric
+    return torch.where(low[..., None], (vectors * values.maximum(floor)[..., None, :]) @ vectors.mT, symmetric)

@@ -60,29 +60,32 @@ def solve_regional_dynamics(
     allowed: Bool[Tensor, "state state"],
     rank: int | None = None,
     columns: Mapping[str, Int[Tensor, " _column"]] | None = None,
-) -> tuple[Float[Tensor, "state state"], Float[Tensor, "state channel"] | None, Float[Tensor, "state state"]]:
-    """Return A, B and Q, region by region; what is not free stays as it was."""
+) -> tuple[
+    Float[Tensor, "*case state state"], Float[Tensor, "*case state channel"] | None, Float[Tensor, "*case state state"]
+]:
+    """Return A, B and Q, region by region, of one system or of several; what is not free stays as it was."""
     A, Q = model.dynamics.clone(), model.dynamics_noise.clone()
     B = None if model.drive is None else model.drive.clone()
-    if moments.transitions == 0:  # trials of one bin
+    if not bool((moments.transitions > 0).all()):  # trials of one bin
         return A, B, Q
-    state, before = len(A), moments.before
-    channels = torch.arange(state, len(before), device=A.device)
+    state, before, transitions = A.shape[-1], moments.before, moments.transitions[..., None, None]
+    channels = torch.arange(state, before.shape[-1], device=A.device)
     for name, rows in regions.items():
         free = torch.cat([allowed[rows.start].nonzero()[:, 0].to(A.device), channels])
-        gram, cross, after = before[free][:, free], moments.cross[rows][:, free], moments.after[rows, rows]
+        gram, cross = before[..., free[:, None], free], moments.cross[..., rows, :][..., free]
+        after = moments.after[..., rows, rows]
         if rank is None or columns is None:
             found = _regression(gram, cross, model.drive is not None)
         else:
             sources = [_among(free, columns[other].to(A.device)) for other in regions if other != name]
             sources = [source for source in sources if len(source)]
-            present = torch.cat([A[rows], *([] if B is None else [B[rows]])], 1)[:, free]
-            found = _low_rank(gram, cross, after, present, Q[rows, rows], sources, rank, float(moments.transitions))
-        Q[rows, rows] = floored(_unexplained(gram, cross, after, found) / moments.transitions)
+            present = torch.cat([A[..., rows, :], *([] if B is None else [B[..., rows, :]])], -1)[..., free]
+            found = _low_rank(gram, cross, after, present, Q[..., rows, rows], sources, rank, transitions)
+        Q[..., rows, rows] = floored(_unexplained(gram, cross, after, found) / transitions)
         inner = free < state
-        A[rows, free[inner]] = found[:, inner]
+        A[..., rows, free[inner]] = found[..., inner]
         if B is not None:
-            B[rows] = found[:, ~inner]
+            B[..., rows, :] = found[..., ~inner]
     return A, B, Q
 
 
@@ -104,65 +107,66 @@ def within_regions(moments: Any, shown: Bool[Tensor, "unit state"]) -> Any:
 
 def _regression(gram: Tensor, cross: Tensor, inputs: bool) -> Tensor:
     """Return the coefficients of the regression; known inputs may be collinear, latents never are."""
-    return (least_norm if inputs else torch.linalg.solve)(gram, cross.T).T
+    return (least_norm if inputs else torch.linalg.solve)(gram, cross.mT).mT
 
 
 def _unexplained(gram: Tensor, cross: Tensor, after: Tensor, coefficients: Tensor) -> Tensor:
     """Return the sum of squares and products that any coefficients leave."""
-    explained = cross @ coefficients.T
-    return after - explained - explained.T + coefficients @ gram @ coefficients.T
+    explained = cross @ coefficients.mT
+    return after - explained - explained.mT + coefficients @ gram @ coefficients.mT
 
 
 def _low_rank(
-    gram: Float[Tensor, "free free"],
-    cross: Float[Tensor, "latent free"],
-    after: Float[Tensor, "latent latent"],
-    start: Float[Tensor, "latent free"],
-    noise: Float[Tensor, "latent latent"],
+    gram: Float[Tensor, "*case free free"],
+    cross: Float[Tensor, "*case latent free"],
+    after: Float[Tensor, "*case latent latent"],
+    start: Float[Tensor, "*case latent free"],
+    noise: Float[Tensor, "*case latent latent"],
     sources: list[Int[Tensor, " source"]],
     rank: int,
-    transitions: float,
-) -> Float[Tensor, "latent free"]:
+    transitions: Float[Tensor, "*case 1 1"],
+) -> Float[Tensor, "*case latent free"]:
     """Return coefficients whose block of each source has at most a rank, no worse than ``start``.
 
     With the blocks of the other sources as they are, that of one source and all that has no limit are solved for
     together: what the unlimited part can explain is taken out of the source, and the rest is a reduced-rank regression.
     """
-    limited = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
+    limited = torch.zeros(gram.shape[-1], dtype=torch.bool, device=gram.device)
     for source in sources:
         limited[source] = True
     rest = (~limited).nonzero()[:, 0]
-    own = gram[rest][:, rest]
+    own = gram[..., rest[:, None], rest]
     found = start.clone()
     for _ in range(SWEEPS):
-        values, vectors = torch.linalg.eigh((noise + noise.T) / 2)
-        root = (vectors * values.clamp(min=1e-300).sqrt()) @ vectors.T
-        whiten = (vectors * values.clamp(min=1e-300).rsqrt()) @ vectors.T
+        values, vectors = torch.linalg.eigh((noise + noise.mT) / 2)
+        root = (vectors * values.clamp(min=1e-300).sqrt()[..., None, :]) @ vectors.mT
+        whiten = (vectors * values.clamp(min=1e-300).rsqrt()[..., None, :]) @ vectors.mT
         for source in sources:
             others = limited.clone()
             others[source] = False
-            left = cross - found[:, others] @ gram[others]
-            through = least_norm(own, gram[rest][:, source])  # what the unlimited part says of the source
-            inner = gram[source][:, source] - through.T @ gram[rest][:, source]
-            target = left[:, source] - left[:, rest] @ through
-            found[:, source] = root @ _reduced(whiten @ target, inner, rank)
-            found[:, rest] = least_norm(own, (left[:, rest] - found[:, source] @ gram[source][:, rest]).T).T
+            shared = gram[..., rest[:, None], source]
+            left = cross - found[..., others] @ gram[..., others, :]
+            through = least_norm(own, shared)  # what the unlimited part says of the source
+            inner = gram[..., source[:, None], source] - through.mT @ shared
+            target = left[..., source] - left[..., rest] @ through
+            found[..., source] = root @ _reduced(whiten @ target, inner, rank)
+            found[..., rest] = least_norm(own, (left[..., rest] - found[..., source] @ shared.mT).mT).mT
         if not sources:
-            found[:, rest] = least_norm(own, cross[:, rest].T).T
+            found[..., rest] = least_norm(own, cross[..., rest].mT).mT
         noise = floored(_unexplained(gram, cross, after, found) / transitions)
     return found
 
 
 def _reduced(
-    target: Float[Tensor, "latent source"], gram: Float[Tensor, "source source"], rank: int
-) -> Float[Tensor, "latent source"]:
+    target: Float[Tensor, "*case latent source"], gram: Float[Tensor, "*case source source"], rank: int
+) -> Float[Tensor, "*case latent source"]:
     """Return B of at most a rank that minimizes tr(B gram B' - 2 B target')."""
-    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-    kept = values > 1e-12 * values[-1].clamp(min=1e-300)
+    values, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
+    kept = values > 1e-12 * values[..., -1:].clamp(min=1e-300)
     inverse = torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0.0)
-    U, strength, Vh = torch.linalg.svd(target @ (vectors * inverse), full_matrices=False)
-    strength = torch.where(torch.arange(len(strength), device=strength.device) < rank, strength, 0.0)
-    return (U * strength) @ Vh @ (inverse[:, None] * vectors.T)
+    U, strength, Vh = torch.linalg.svd(target @ (vectors * inverse[..., None, :]), full_matrices=False)
+    strength = torch.where(torch.arange(strength.shape[-1], device=strength.device) < rank, strength, 0.0)
+    return (U * strength[..., None, :]) @ Vh @ (inverse[..., None] * vectors.mT)
 
 
 def _among(free: Int[Tensor, " free"], columns: Int[Tensor, " state"]) -> Int[Tensor, " source"]:

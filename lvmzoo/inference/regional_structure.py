@@ -9,7 +9,7 @@ younger without any noise. The elements of the dynamics that are not free are ze
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,11 +71,15 @@ class Structure:
     @cached_property
     def allowed(self) -> Bool[Tensor, "state state"]:
         """Elements of the dynamics that are free."""
+        return self.among(self.names)
+
+    def among(self, names: Collection[str]) -> Bool[Tensor, "state state"]:
+        """Return the elements of the dynamics that are free if only the named regions act on each other."""
         free = torch.zeros(self.size, self.size, dtype=torch.bool)
-        for name, rows in self.regions.items():
+        for target, rows in self.regions.items():
             free[rows, rows] = True
-            for source, target in self.connections:
-                if target == name:
+            for source in names:
+                if (source, target) in self.connections and target in names:
                     free[rows, self.columns[source]] = True
         return free
 

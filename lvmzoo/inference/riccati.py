@@ -18,19 +18,19 @@ STEADY = 1e-15  # largest relative change that counts as none
 RADIUS = 0.999  # largest modulus of an eigenvalue of dynamics that have a steady state
 
 
-def stable(dynamics: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent latent"]:
+def stable(dynamics: Float[Tensor, "*case latent latent"]) -> Float[Tensor, "*case latent latent"]:
     """Return dynamics that decay: scaled as a whole where they would grow for ever, or fade in over 1000 bins.
 
     Zeros stay zeros.
     """
-    radius = float(torch.linalg.eigvals(dynamics).abs().max())
-    return dynamics if radius <= RADIUS else dynamics * (RADIUS / radius)
+    radius = torch.linalg.eigvals(dynamics).abs().amax(-1)
+    return dynamics * (RADIUS / radius.clamp(min=RADIUS))[..., None, None]
 
 
 def predicted_covariance(
-    dynamics: Float[Tensor, "latent latent"],
-    noise: Float[Tensor, "latent latent"],
-    information: Float[Tensor, "*case latent latent"],
+    dynamics: Float[Tensor, "*#case latent latent"],
+    noise: Float[Tensor, "*#case latent latent"],
+    information: Float[Tensor, "*#case latent latent"],
 ) -> Float[Tensor, "*case latent latent"]:
     """Return the steady covariance P = A (I + P J)^-1 P A' + Q of the latents of a bin given all bins before it.
 
@@ -38,10 +38,10 @@ def predicted_covariance(
     ----------
     dynamics : A, with all eigenvalues inside the unit circle.
     noise : Q.
-    information : J, of one case or several.
+    information : J.
     """
-    identity = torch.eye(len(dynamics), dtype=dynamics.dtype, device=dynamics.device)
-    A, G, P = dynamics.T.expand(information.shape), information, noise.expand(information.shape)
+    identity = torch.eye(dynamics.shape[-1], dtype=dynamics.dtype, device=dynamics.device)
+    A, G, P = torch.broadcast_tensors(dynamics.mT, information, noise)
     for _ in range(DOUBLINGS):
         W = torch.linalg.solve(identity + G @ P, torch.cat([A, G], -1))
         through, gained = W.split(A.shape[-1], -1)

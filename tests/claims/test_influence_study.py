@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lvmzoo.claims.influence_channels import region_channels
-from lvmzoo.claims.influence_refits import Influence
+from lvmzoo.claims.influence_measures import Influence
 from lvmzoo.claims.influence_study import Study
 from lvmzoo.claims.influence_surrogates import chance_of
 from lvmzoo.findings import Claim

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvmzoo.claims.influence_refits import contributions
+from lvmzoo.claims.influence_measures import contributions
 from lvmzoo.inference.linear_gaussian import LinearGaussian, smoothed_means
 from lvmzoo.inference.messages import ablated, ablation, messages, origins, owed
 from lvmzoo.inference.riccati import stationary_covariance
