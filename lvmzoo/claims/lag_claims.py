@@ -20,6 +20,7 @@ __all__ = ["LagClaims"]
 
 CORRELATION = "cross-validated canonical correlation"
 ASYMMETRY = "asymmetry of the canonical correlation"
+BETWEEN_BINS = 0.025  # bins that a delay may be off without noise, where activity forgets within a bin
 FAMILY = "the maximum over lags, both sides of lag zero and pairs of regions"
 
 
@@ -98,7 +99,8 @@ class LagClaims:
         value = float(found.delay.value[place]) * self.bin_ms
         evidence = self._evidence(found.delay, place)
         low, high = interval(found.delay.resampled[:, place] * self.bin_ms)
-        note = f"interpolated peak of the {CORRELATION}; one side of lag zero against the other, {self._against()}"
+        low, high = low - BETWEEN_BINS * self.bin_ms, high + BETWEEN_BINS * self.bin_ms
+        note = f"peak, between bins, of the correlation of one canonical pair; one side of lag zero against the other, {self._against()}"
         if evidence is not None and found.height.p[place] > 0.05:
             note = f"the profile is flat: its peak is no higher than chance; {note}"
         elif evidence is False:

@@ -13,12 +13,13 @@ from lvmzoo.claims.nulls import bootstrap
 from lvmzoo.claims.surrogates import Surrogates
 from lvmzoo.findings import Progress
 from lvmzoo.inference.canonical_correlation import Regularization
-from lvmzoo.inference.lag_map import LaggedProducts, Sums, choose, correlations
+from lvmzoo.inference.lag_map import LaggedProducts, LagMap, Sums, choose, correlations, located, of_one_lag
 from lvmzoo.inference.time_map import cross_validated_time_map
 
 __all__ = ["Draws", "LagDraws", "Plan", "Wide", "draw_lag_maps", "draw_time_maps", "draws_of", "within_regions"]
 
 MOST_PAIRS = 10  # canonical pairs looked at
+FLANK = 5  # lags beyond the longest, at which the flanks of a delay's peak are looked at
 SPLITS = 25  # of a region into halves, for the control within it
 
 
@@ -56,6 +57,13 @@ class LagDraws(NamedTuple):
     null: Float[Tensor, "draw pair lag component"]
     resampled: Float[Tensor, "resample pair lag component"]
     amounts: Float[Tensor, "pair fold"]  # of regularization
+    delay: Float[Tensor, " pair"]  # in bins
+    delays: Float[Tensor, "resample pair"]
+
+    @property
+    def center(self) -> Float[Tensor, "pair lag component"]:
+        """The mean over the null, to which what is observed belongs, so that all draws are treated alike; or zero."""
+        return torch.cat([self.observed[None], self.null]).mean(0) if len(self.null) else 0 * self.observed
 
 
 def draws_of(
@@ -85,35 +93,61 @@ def draw_lag_maps(wide: Wide, plan: Plan, draws: Draws, progress: Progress) -> L
     null = torch.full((len(draws.arrangements), *shape), torch.nan, dtype=torch.float64)
     resampled = torch.full((len(draws.weights), *shape), torch.nan, dtype=torch.float64)
     amounts = torch.zeros(len(plan.pairs), wide.folds, dtype=torch.float64)
+    delay = torch.zeros(len(plan.pairs), dtype=torch.float64)
+    delays = torch.zeros(len(draws.weights), len(plan.pairs), dtype=torch.float64)
+    made = LagDraws(observed, null, resampled, amounts, delay, delays)
     total = len(plan.pairs) * (1 + len(null) + len(resampled))
     done = 0
+    bins = next(iter(wide.regions.values())).shape[1]
+    flank = max(0, min(FLANK, bins - 1 - plan.lags))
+    inner = slice(flank, flank + lags)
     for place, (first, second) in enumerate(plan.pairs):
         x, y = wide.regions[first], wide.regions[second]
         narrow = slice(0, -wide.levels or None)
-        products = LaggedProducts(y[..., narrow], wide.fold, wide.folds, plan.lags)
+        products = LaggedProducts(y[..., narrow], wide.fold, wide.folds, plan.lags + flank)
         sums = Sums(products.cross(x[..., narrow]), products.within(x), products.within(y))
-        amount = choose(sums, wide.nuisance, plan.kind, plan.amounts)
+        mapped = sums._replace(cross=sums.cross[:, inner])
+        amount = choose(mapped, wide.nuisance, plan.kind, plan.amounts)
         amounts[place] = amount
         regularization = Regularization(plan.kind, amount)
-        found = correlations(sums, wide.nuisance, regularization, count).correlation
-        observed[place, :, : found.shape[1]] = found
+        found = correlations(mapped, wide.nuisance, regularization, count)
+        observed[place, :, : found.correlation.shape[1]] = found.correlation
+        chance = sums
         for index, arrangement in enumerate(draws.arrangements):
             assert draws.surrogates is not None
             other = draws.surrogates.against(arrangement[first], arrangement[second], x)
             there = Sums(products.cross(other[..., narrow]), products.within(other), sums.y)
-            found = correlations(there, wide.nuisance, regularization, count).correlation
-            null[index, place, :, : found.shape[1]] = found
+            mapped = there._replace(cross=there.cross[:, inner])
+            drawn = correlations(mapped, wide.nuisance, regularization, count).correlation
+            null[index, place, :, : drawn.shape[1]] = drawn
+            chance = Sums(*(one + another for one, another in zip(chance, there, strict=True)))
             done += 1
             progress(f"null of {first} and {second}", done / total)
+        chance = Sums(*(leaf * (1 / (1 + len(null)) if len(null) else 0.0) for leaf in chance))
+        center = made.center[place, :, 0]
+        delay[place] = _delay(found, center, sums, chance, wide.nuisance)
         for index, weight in enumerate(draws.weights):
             within = (products.within(part, weight) for part in (x, y))
             there = Sums(products.cross(x[..., narrow], weight), *within)
-            found = correlations(there, wide.nuisance, regularization, count).correlation
-            resampled[index, place, :, : found.shape[1]] = found
+            mapped = there._replace(cross=there.cross[:, inner])
+            again = correlations(mapped, wide.nuisance, regularization, count)
+            resampled[index, place, :, : again.correlation.shape[1]] = again.correlation
+            delays[index, place] = _delay(again, center, there, chance, wide.nuisance)
             done += 1
             progress(f"resamples of {first} and {second}", done / total)
         done += 1
-    return LagDraws(observed, null, resampled, amounts)
+    return made
+
+
+def _delay(found: LagMap, center: Float[Tensor, " lag"], sums: Sums, chance: Sums, nuisance: int) -> float:
+    """Return the lag, in bins, around which the canonical pair of the peak covaries beyond what it does by chance.
+
+    The sums hold more lags than the map, as many on either side.
+    """
+    top = int((found.correlation[:, 0] - center).argmax())
+    profile = of_one_lag(found, top, sums, nuisance) - of_one_lag(found, top, chance, nuisance)
+    longest = float(len(center) // 2)
+    return min(max(located(profile, top + (len(profile) - len(center)) // 2), -longest), longest)
 
 
 def draw_time_maps(

@@ -20,7 +20,7 @@ from torch import Tensor
 from lvmzoo.claims.lag_draws import LagDraws
 from lvmzoo.claims.nulls import p_value
 
-__all__ = ["Excess", "Said", "Verdict", "around", "asymmetry", "dimensions", "located", "verdict"]
+__all__ = ["Excess", "Said", "Verdict", "around", "asymmetry", "dimensions", "verdict"]
 
 
 class Excess(NamedTuple):
@@ -54,12 +54,11 @@ class Verdict(NamedTuple):
 
 def verdict(draws: LagDraws) -> Verdict:
     """Return what lag profiles say of every pair of regions."""
-    # With the observed one among the draws, all of them are treated alike.
-    center = torch.cat([draws.observed[None], draws.null]).mean(0) if len(draws.null) else 0 * draws.observed
+    center = draws.center
     excess = Excess(center, draws.observed - center, draws.null - center, draws.resampled - center)
     first = [part[..., 0] for part in excess[1:]]
     observed, null, resampled = first
-    places, heights = zip(*map(located, first), strict=True)
+    heights = observed.amax(-1), null.amax(-1), resampled.amax(-1)
     sides = asymmetry(observed), asymmetry(null), asymmetry(resampled)
     tested = [heights, sides, tuple(-side for side in sides)]
     chances, p = _family(torch.stack([of[0] for of in tested]), torch.stack([of[1] for of in tested], 1))
@@ -68,28 +67,10 @@ def verdict(draws: LagDraws) -> Verdict:
     )
     height = height._replace(p=p.amin(0))
     side = torch.where(
-        places[0] > 0, forward.p, torch.where(places[0] < 0, backward.p, torch.maximum(forward.p, backward.p))
+        draws.delay > 0, forward.p, torch.where(draws.delay < 0, backward.p, torch.maximum(forward.p, backward.p))
     )
-    delay = Said(places[0], forward.null, places[2], side)
+    delay = Said(draws.delay, forward.null, draws.delays, side)
     return Verdict(excess, observed.argmax(-1), height, delay, forward, backward)
-
-
-def located(profile: Float[Tensor, "*set lag"]) -> tuple[Float[Tensor, "*set"], Float[Tensor, "*set"]]:
-    """Return where each profile peaks, in bins from lag zero, and its height there.
-
-    The place is that of the parabola through the peak and its neighbors; at the last lag, the lag itself.
-    """
-    lags = profile.shape[-1]
-    height, peak = profile.max(-1)
-    inner = peak.clamp(1, max(lags - 2, 1)) if lags > 2 else peak
-    if lags > 2:
-        before, here, after = (profile.gather(-1, (inner + step)[..., None])[..., 0] for step in (-1, 0, 1))
-        bend = before - 2 * here + after
-        shift = torch.where(bend < 0, 0.5 * (before - after) / torch.where(bend < 0, bend, -1.0), 0.0)
-        shift = torch.where(inner == peak, shift.clamp(-0.5, 0.5), 0.0)
-    else:
-        shift = torch.zeros_like(height)
-    return peak.to(profile.dtype) + shift - lags // 2, height
 
 
 def asymmetry(profile: Float[Tensor, "*set lag"]) -> Float[Tensor, "*set"]:

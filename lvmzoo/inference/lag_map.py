@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lvmzoo.inference.canonical_correlation import (
     Correlated,
+    Pairs,
     Regularization,
     canonical_pairs,
     held_out,
@@ -33,11 +34,15 @@ __all__ = [
     "correlations",
     "fold_of_trials",
     "lagged_sums",
+    "located",
+    "of_one_lag",
     "survivors",
     "widened",
 ]
 
 STACK_ENTRIES = 40_000_000  # of one region's activity at all lags, kept for many products
+SMOOTHING = 1.5  # bins, of the profile whose peak is the delay
+REACH, STEP = 1.5, 0.01  # bins from the highest sample within which that peak is looked for, and how finely
 
 
 class Sums(NamedTuple):
@@ -119,6 +124,7 @@ class LagMap(NamedTuple):
 
     correlation: Float[Tensor, "lag pair"]
     folds: Correlated  # the same of each fold
+    pairs: Pairs  # of each fold and lag
 
 
 def correlations(sums: Sums, nuisance: int, regularization: Regularization, pairs: int) -> LagMap:
@@ -137,7 +143,47 @@ def correlations(sums: Sums, nuisance: int, regularization: Regularization, pair
     y = projection(training.y, nuisance, regularization, levels)[:, None]
     found = canonical_pairs(training.cross, x, y, nuisance, pairs)
     folds = held_out(found, sums.cross, sums.x[:, None], sums.y[:, None], nuisance)
-    return LagMap(pooled(folds), folds)
+    return LagMap(pooled(folds), folds, found)
+
+
+def of_one_lag(found: LagMap, lag: int, sums: Sums, nuisance: int) -> Float[Tensor, " lag"]:
+    """Return the correlations at all lags of the first canonical pair of one lag, in folds that it has not seen.
+
+    Unlike the map, whose weights differ from lag to lag, this is a cross-covariance of two series. That of any two
+    mixtures of latents that the second region sees after one delay is even around the delay.
+
+    Parameters
+    ----------
+    found : the map that the pair is of.
+    lag : its place among the lags.
+    sums : of each fold, of these data or of others.
+    nuisance : number of nuisance columns of both regions.
+    """
+    one = Pairs(*(leaf[:, lag : lag + 1, ..., :1] for leaf in found.pairs))
+    return pooled(held_out(one, sums.cross, sums.x[:, None], sums.y[:, None], nuisance))[:, 0]
+
+
+def located(profile: Float[Tensor, " lag"], top: int) -> float:
+    """Return where an even peak of a profile of binned activity lies, in bins from lag zero.
+
+    It is the peak of the profile smoothed by a Gaussian, which need not be at a sample. Binning multiplies spectra by
+    the square of sinc, which is zero where sampling folds them onto their low frequencies. There the profile has the
+    phase of its delay whatever the autocorrelation; an interpolating curve goes by all frequencies, and draws delays
+    towards bins or away from them.
+
+    Parameters
+    ----------
+    profile : by lag; zero beyond the last ones.
+    top : place of the highest sample.
+    """
+    lags = torch.arange(len(profile), dtype=profile.dtype, device=profile.device) - len(profile) // 2
+    tried = lags[top] + torch.arange(-REACH, REACH + STEP, STEP, dtype=profile.dtype, device=profile.device)
+    smooth = torch.exp(-0.5 * ((lags - tried[:, None]) / SMOOTHING) ** 2) @ profile
+    best = int(smooth.argmax().clamp(1, len(tried) - 2))
+    before, at, after = smooth[best - 1 : best + 2].tolist()
+    bend = before - 2 * at + after
+    shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return float(tried[best]) + STEP * min(max(shift, -1.0), 1.0)
 
 
 def best_amount(sums: Sums, nuisance: int, kind: str, amounts: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ import torch
 from scipy.linalg import eigh, subspace_angles
 from sklearn.cross_decomposition import CCA
 
-from lvmzoo.claims.lag_profile import asymmetry, located
+from lvmzoo.claims.lag_profile import asymmetry
 from lvmzoo.claims.nulls import drift_basis
 from lvmzoo.claims.surrogates import CircularShifts, TrialPermutations, correlation_time
 from lvmzoo.inference.canonical_correlation import (
@@ -22,7 +22,16 @@ from lvmzoo.inference.canonical_correlation import (
     projection,
     whitening,
 )
-from lvmzoo.inference.lag_map import LaggedProducts, Sums, choose, correlations, fold_of_trials, widened
+from lvmzoo.inference.lag_map import (
+    LaggedProducts,
+    Sums,
+    choose,
+    correlations,
+    fold_of_trials,
+    located,
+    of_one_lag,
+    widened,
+)
 from lvmzoo.inference.leading import largest_singular_values
 from lvmzoo.inference.time_map import cross_validated_time_map, time_map
 from tests.models import regions_world
@@ -255,15 +264,65 @@ def test_cross_validated_time_map_equals_loops_over_folds_and_pairs() -> None:
             assert float(found[s, t]) == pytest.approx(total[0] / math.sqrt(total[1] * total[2]), abs=1e-9)
 
 
-def test_peaks_are_interpolated_by_a_parabola() -> None:
+def binned(delay: float, timescale: float, shape: str, lags: int) -> torch.Tensor:
+    """Return the cross-covariance by lag of two binned series, of which the second follows after ``delay`` bins.
+
+    Binning weighs the covariance at a lag with a triangle, one bin to either side.
+    """
+    fine = (np.arange(-1000, 1000) + 0.5) / 1000
+    triangle = (1 - np.abs(fine)) / 1000
+    apart = np.abs(np.arange(-lags, lags + 1)[:, None] - delay + fine) / timescale
+    return torch.from_numpy((np.exp(-apart) if shape == "exponential" else np.exp(-0.5 * apart**2)) @ triangle)
+
+
+@pytest.mark.parametrize("timescale", [0.05, 0.5, 3.0])
+@pytest.mark.parametrize("shape", ["exponential", "gaussian"])
+def test_delays_between_bins_are_located(shape: str, timescale: float) -> None:
+    """A parabola through the highest sample is up to a sixth of a bin off: covariance is not one after binning."""
+    for delay in (0.0, 1.0, 1.25, 1.5, 1.75, -2.35):
+        profile = binned(delay, timescale, shape, 8)
+        found = located(profile, int(profile.argmax()))
+        assert found == pytest.approx(delay, abs=0.025)
+        assert located(profile.flip(0), 16 - int(profile.argmax())) == pytest.approx(-found, abs=1e-6)
+
+
+def test_delays_of_whole_bins_are_located_at_them() -> None:
     lags = torch.arange(-6, 7, dtype=torch.float64)
-    profile = torch.stack([1 - 0.01 * (lags - 2.3) ** 2, 1 - 0.01 * (lags + 4.0) ** 2, lags, -lags])
-    place, height = located(profile)
-    torch.testing.assert_close(place, torch.tensor([2.3, -4.0, 6.0, -6.0], dtype=torch.float64))
-    torch.testing.assert_close(height, profile.max(1).values)
+    assert located(torch.exp(-(lags - 1).abs() / 2), 7) == pytest.approx(1.0, abs=0.02)
+    assert located(torch.ones(1, dtype=torch.float64), 0) == pytest.approx(0.0, abs=1e-6)
+    assert located(torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64), 1) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_covariance_of_one_canonical_pair_by_lag() -> None:
+    """Against canonical variates formed bin by bin."""
+    batch = regions_world.coupled(0, 2, trials=12, bins=14, units=(4, 3))
+    fold, folds, lags = fold_of_trials(12, 3), 3, 4
+    everywhere = torch.ones(12, 14, dtype=torch.bool)
+    one = torch.ones(12, 14, 1, dtype=torch.float64)
+    x, y = (widened(part, everywhere, one) for part in (batch.activity[..., :4], batch.activity[..., 4:]))
+    products = LaggedProducts(y, fold, folds, lags)
+    sums = Sums(products.cross(x), products.within(x), products.within(y))
+    found = correlations(sums, 1, Regularization("shrinkage", 0.1), 2)
+    profile = of_one_lag(found, 6, sums, 1)
+    for place, lag in enumerate(range(-lags, lags + 1)):
+        total = np.zeros(3)
+        for k in range(folds):
+            a, b = (
+                (part[fold == k] @ weights[k, 6, :, 0]).numpy()
+                for part, weights in ((x, found.pairs.x), (y, found.pairs.y))
+            )
+            left, right = a[:, max(0, -lag) : 14 - max(0, lag)], b[:, max(0, lag) : 14 - max(0, -lag)]
+            total += np.array([np.cov(left.ravel(), right.ravel(), bias=True)[0, 1], a.var(), b.var()]) * left.size
+        assert float(profile[place]) == pytest.approx(total[0] / math.sqrt(total[1] * total[2]), abs=1e-9)
+    assert float(profile[6]) == pytest.approx(float(found.correlation[6, 0]), abs=1e-12)
+
+
+def test_asymmetry_compares_the_best_lags_of_both_sides() -> None:
+    lags = torch.arange(-6, 7, dtype=torch.float64)
+    profile = torch.stack([1 - 0.01 * (lags - 2.3) ** 2, 1 - 0.01 * (lags + 4.0) ** 2])
     # On the side of the peak the sample next to it, on the other that at lag one.
     torch.testing.assert_close(asymmetry(profile)[0], profile[0, 8] - profile[0, 5])
-    torch.testing.assert_close(asymmetry(profile[:2].flip(1)), -asymmetry(profile[:2]))
+    torch.testing.assert_close(asymmetry(profile.flip(1)), -asymmetry(profile))
 
 
 def test_draws_rearrange_regions_against_each_other() -> None:
