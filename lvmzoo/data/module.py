@@ -95,9 +95,23 @@ class TrainingData(pl.LightningDataModule):
 
     @functools.cached_property
     def _held_out_pairs(self) -> PairSampler:
+        usable = self._held_out
+        if len(usable) > 1:
+            usable = [trials for trials in self._held_out if self._has_pairs(trials)] or self._held_out
+        return self._held_out_sampler(usable)
+
+    def _has_pairs(self, trials: Trials) -> bool:
+        try:
+            self._held_out_sampler([trials])
+        except UserError as error:
+            logger.warning("The validation data of a session are left out: %s", error.what)
+            return False
+        return True
+
+    def _held_out_sampler(self, sessions: Sequence[Trials]) -> PairSampler:
         assert isinstance(self._sampling, PairSampling)
         size, seed = self._batch_size or 512, self._seed + 1
-        return PairSampler(self._held_out, self._sampling, size, seed, like=self._pairs)
+        return PairSampler(sessions, self._sampling, size, seed, like=self._pairs)
 
     def _trials(self, sessions: Sequence[Trials], shuffle: bool, rank: int = 0, world: int = 1) -> TrialSampler:
         return TrialSampler(sessions, self._batch_size, self._seed, shuffle, rank, world)

@@ -19,6 +19,8 @@ def main(output: str, devices: int, sessions: int, *names: str) -> None:
     for name in names:
         limits: dict[str, Any] = {} if name in STATISTICS else {"max_steps": 10, "precision": "64"}
         made = experiment(name, devices=devices, accelerator="cpu", **limits)
+        if name == "contrastive" and sessions > 1:  # labels are what joins its sessions
+            made = dataclasses.replace(made, model=dataclasses.replace(made.model, positives="hybrid"))
         data = [dataclasses.replace(recording(seed, 43 - seed), session=f"day{seed}") for seed in range(sessions)]
         run = train(made, data, write=False)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:

@@ -54,6 +54,12 @@ def pair_sampling(config: ContrastiveConfig, layouts: Sequence[Layout]) -> PairS
     for name in config.behavior_weights:
         if name not in behavior:
             raise unknown("variable that defines positives", name, behavior, fix="Set model.behavior_weights={}.")
+        if not config.behavior_weights[name] > 0:
+            raise UserError(
+                f"model.behavior_weights gives '{name}' the weight {config.behavior_weights[name]}.",
+                "Weights multiply distances and are above zero.",
+                f"Give '{name}' a larger weight, or leave it out of model.behavior.",
+            )
         if kinds[name] is Kind.CATEGORICAL:
             raise UserError(
                 f"model.behavior_weights gives '{name}' a weight, and it is categorical.",
