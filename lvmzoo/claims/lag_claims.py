@@ -100,7 +100,8 @@ class LagClaims:
         evidence = self._evidence(found.delay, place)
         low, high = interval(found.delay.resampled[:, place] * self.bin_ms)
         low, high = low - BETWEEN_BINS * self.bin_ms, high + BETWEEN_BINS * self.bin_ms
-        note = f"peak, between bins, of the correlation of one canonical pair; one side of lag zero against the other, {self._against()}"
+        peak = "peak, between bins, of the correlation of one canonical pair"
+        note = f"{peak}; one side of lag zero against the other, {self._against()}"
         if evidence is not None and found.height.p[place] > 0.05:
             note = f"the profile is flat: its peak is no higher than chance; {note}"
         elif evidence is False:
