@@ -14,7 +14,8 @@ from lvmzoo import registry
 from tests.contract.test_every_model import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[2]
-SEVERAL = ("lds", "lfads", "neural_ode", "contrastive")  # what sessions share, and what is of each, is fitted in both ways
+# What sessions share, and what is of each, is fitted in both ways.
+SEVERAL = ("lds", "lfads", "neural_ode", "contrastive")
 
 
 @pytest.mark.timeout(300)
