@@ -28,6 +28,7 @@ from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import score_decoders
 from lvmzoo.models.base import Communicates, Connects, Decodes, Scores
+from lvmzoo.online import Online
 from lvmzoo.run import Run, load_run
 from lvmzoo.train import readouts, train
 from lvmzoo.wrong_config import typed
@@ -245,6 +246,30 @@ class Estimator:
                 session.layout.session: Evaluation(run.model, session, self.seed).findings() for session in run.sessions
             }
         return dict(run.findings)
+
+    def online(self, session: str | None = None) -> Online:
+        """Return what takes one new bin at a time, for a closed loop: ``step(counts)`` gives latents and behavior.
+
+        Parameters
+        ----------
+        session : whose units come in; may be left out where the model was fitted to one.
+
+        Raises
+        ------
+        UserError
+            For a model that looks at whole trials, or smoothing that looks ahead.
+        """
+        run = self._fitted()
+        known = list(run.model.layouts)
+        if session is None and len(known) > 1:
+            raise UserError(
+                f"This {self.model} knows {len(known)} sessions, each with its own units.",
+                f"They are: {', '.join(known)}.",
+                f'Say whose units come in: online(session="{known[0]}").',
+            )
+        session = known[0] if session is None else session
+        decoders = {name: decoder for (of, name), decoder in self._readouts().items() if of == session}
+        return Online(run.model, session, decoders, run.experiment.data)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted model to a folder; ``lvmzoo.load`` reads it again."""

@@ -55,6 +55,9 @@ class BinConvolution(nn.Module):
         device = signal.device.type
         if torch.is_autocast_enabled(device):  # sums in place take no part in autocasting
             operands = tuple(operand.to(torch.get_autocast_dtype(device)) for operand in operands)
+        if not torch.is_grad_enabled():  # one bin at a time, what autograd would note down takes a third of the time
+            rows = _rows(len(signal), len(self.weight), stride, dilation)
+            return _convolved(operands[0], operands[1], operands[2], rows)
         return _Convolve.apply(*operands, stride, dilation)
 
 
@@ -175,11 +178,8 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, signal: Tensor, weight: Tensor, bias: Tensor, stride: int, dilation: int) -> Tensor:
         ctx.save_for_backward(signal, weight)
-        ctx.rows = rows = _rows(len(signal), len(weight), stride, dilation)
-        result = torch.addmm(bias, signal[rows[0]].flatten(0, 1), weight[0])
-        for tap in range(1, len(weight)):
-            result.addmm_(signal[rows[tap]].flatten(0, 1), weight[tap])
-        return result.unflatten(0, (-1, signal.shape[1]))
+        ctx.rows = _rows(len(signal), len(weight), stride, dilation)
+        return _convolved(signal, weight, bias, ctx.rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -195,6 +195,13 @@ class _Convolve(torch.autograd.Function):
                 else:
                     of_signal[rows] += (gradient @ matrix.T).unflatten(0, gradients[0].shape[:2])
         return of_signal, of_weight, gradient.sum(0), None, None
+
+
+def _convolved(signal: Tensor, weight: Tensor, bias: Tensor, rows: list[slice]) -> Tensor:
+    result = torch.addmm(bias, signal[rows[0]].flatten(0, 1), weight[0])
+    for tap in range(1, len(weight)):
+        result.addmm_(signal[rows[tap]].flatten(0, 1), weight[tap])
+    return result.unflatten(0, (-1, signal.shape[1]))
 
 
 def _rows(bins: int, taps: int, stride: int, dilation: int) -> list[slice]:
