@@ -21,7 +21,7 @@ __all__ = ["Draws", "Tested", "fisher_draws", "resampled", "test_delays"]
 PASSES = 60  # of a fit to all trials at most
 GAIN = 0.05  # nats over five steps below which it is over
 CLOSE = 10.0  # twice the log of a likelihood ratio, below which the fit with all delays is looked for once more
-QUICK = 6  # passes of a refit to resampled trials, once those before have told how the likelihood curves
+QUICK = 8  # passes of a refit to resampled trials, once those before have told how the likelihood curves
 LEARNERS, LEARNING = 5, 20  # refits that tell that, and their passes
 FISHER_DRAWS = 1000
 

@@ -75,23 +75,13 @@ class Posterior:
         self.log_determinant = torch.logdet(loaded).sum() * repeats
         self.grams: list[Tensor] = []
         precision = torch.eye(features.count).to(C)
-        self.places = [
-            [features.slices[model.latent(region, column)] for column in range(columns)]
-            for region in range(len(model.regions))
-        ]
         for region, seen in enumerate(features.seen):
-            places = list(zip(self.places[region], seen.slices, strict=True))
             if self.complete:
                 self.grams.append(seen.values.T @ seen.values)
-                information = self.information[region].tolist()
-                for i, (to, own) in enumerate(places):
-                    for k, (other, its) in enumerate(places):
-                        precision[to, other].add_(self.grams[region][own, its], alpha=information[i][k])
+                seen.add(precision, self.grams[region] * self.information[region][seen.owner][:, seen.owner])
                 continue
-            for c, (to, own) in enumerate(places):
-                product = seen.values[:, own].T @ self.loaded(region, c)
-                for other, its in places:
-                    precision[to, other] += product[:, its]
+            product = torch.cat([seen.values[:, own].T @ self.loaded(region, c) for c, own in enumerate(seen.slices)])
+            seen.add(precision, product)
         self.root = torch.linalg.cholesky(precision)
         self.log_determinant = self.log_determinant + 2 * self.root.diagonal().log().sum()
 
@@ -139,20 +129,18 @@ class Posterior:
     def covariance_sums(self, inverse: Float[Tensor, "feature feature"]) -> Float[Tensor, "region column column"]:
         """Return the sum over the bins of a complete trial of the posterior covariance within each region."""
         columns = self.model.readout.shape[1]
-        found = inverse.new_zeros(len(self.grams), columns, columns)
-        for region, (seen, gram) in enumerate(zip(self.features.seen, self.grams, strict=True)):
-            places = list(zip(self.places[region], seen.slices, strict=True))
-            for i, (to, own) in enumerate(places):
-                for k, (other, its) in enumerate(places[: i + 1]):
-                    found[region, i, k] = found[region, k, i] = (gram[own, its] * inverse[to, other]).sum()
-        return self.bins * self.white + self.shrink @ found @ self.shrink
+        found = []
+        for seen, gram in zip(self.features.seen, self.grams, strict=True):
+            owner = torch.nn.functional.one_hot(seen.owner, columns).to(inverse)
+            found.append(owner.T @ (gram * seen.take(inverse)) @ owner)
+        return self.bins * self.white + self.shrink @ torch.stack(found) @ self.shrink
 
     def covariances(self, inverse: Float[Tensor, "feature feature"]) -> Float[Tensor, "bin region column column"]:
         """Return the posterior covariance of each bin within each region."""
         columns = self.model.readout.shape[1]
         S = inverse.new_zeros(self.bins, len(self.features.seen), columns, columns)
         for region, seen in enumerate(self.features.seen):
-            own = inverse[seen.place[:, None], seen.place]
+            own = seen.take(inverse)
             for column, s in enumerate(seen.slices):
                 product = (seen.values[:, s] @ own[s]) * seen.values
                 S[:, region, column].index_add_(1, seen.owner, product)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvmzoo.inference.gaussian_process_kernels import RANK, feature_count, spectrum
+from lvmzoo.inference.gaussian_process_kernels import RANK, TOLERANCE, feature_count, spectrum
 
 __all__ = ["DelayedProcesses", "Features", "Seen", "Slope", "features_of"]
 
@@ -40,6 +40,7 @@ class DelayedProcesses(NamedTuple):
     regions: tuple[slice, ...]  # units of each region; empty: the session does not show it
     nugget: float = 1e-3  # e: share of a process's variance that is independent from bin to bin
     engine: str = "auto"  # "dense" and "spectral" are for tests
+    tolerance: float = TOLERANCE  # of kernels
 
     @property
     def across(self) -> int:
@@ -63,6 +64,17 @@ class Seen(NamedTuple):
     place: Int[Tensor, " seen"]  # of the feature among all
     owner: Int[Tensor, " seen"]  # column of the readout
     slices: tuple[slice, ...]  # of each column
+    blocks: tuple[tuple[slice, slice], ...]  # (among all, here) of processes across regions, and of those within
+
+    def take(self, matrix: Float[Tensor, "feature feature"]) -> Float[Tensor, "seen seen"]:
+        """Return the part of a matrix of all features that is about these."""
+        return torch.cat([torch.cat([matrix[row, column] for column, _ in self.blocks], 1) for row, _ in self.blocks])
+
+    def add(self, matrix: Float[Tensor, "feature feature"], part: Float[Tensor, "seen seen"]) -> None:
+        """Add to the part of a matrix of all features that is about these."""
+        for row, here in self.blocks:
+            for column, there in self.blocks:
+                matrix[row, column] += part[here, there]
 
 
 @dataclass(frozen=True)
@@ -117,27 +129,33 @@ class Features:
         return [(0, region, across + column)]
 
     def _seen(self, region: int) -> Seen:
-        columns = self._model.readout.shape[1]
+        columns, across = self._model.readout.shape[1], self._model.across
         device = self._model.timescales.device
         values, index, owner, slices, first = [], [], [], [], 0
         for column in range(columns):
             latent = self._model.latent(region, column)
-            own = self.of[latent][region if column < self._model.across else 0]
+            own = self.of[latent][region if column < across else 0]
             values.append(own)
             index.append(torch.arange(self.slices[latent].start, self.slices[latent].stop, device=device))
             owner.append(torch.full((own.shape[1],), column, device=device))
             slices.append(slice(first, first + own.shape[1]))
             first += own.shape[1]
-        return Seen(torch.cat(values, 1), torch.cat(index), torch.cat(owner), tuple(slices))
+        place, blocks = torch.cat(index), []
+        shared = slices[across].start if across < columns else first
+        for here in (slice(0, shared), slice(shared, first)):
+            if here.stop > here.start:
+                start = int(place[here.start])
+                blocks.append((slice(start, start + here.stop - here.start), here))
+        return Seen(torch.cat(values, 1), place, torch.cat(owner), tuple(slices), tuple(blocks))
 
     def _make(self, latent: int, delays: Float[Tensor, " row"]) -> Float[Tensor, "row bin own"]:
         model, bins = self._model, self.bins
         tau = float(model.timescales[latent])
         circle = bins + _span(delays)
-        dense = feature_count([tau], circle) > bins * len(delays)
+        dense = feature_count([tau], circle, model.tolerance) > bins * len(delays)
         if dense if model.engine == "auto" else model.engine == "dense":
             return self._root(latent, tau, delays)
-        w, power, _ = spectrum(tau, circle, 1 - model.nugget, model.timescales)
+        w, power, _ = spectrum(tau, circle, 1 - model.nugget, model.timescales, model.tolerance)
         angle = (torch.arange(bins).to(w) - delays[:, None])[..., None] * w
         self._frequencies[latent], scale = w, power.sqrt()
         return torch.cat([torch.cos(angle) * scale, torch.sin(angle[..., 1:]) * scale[1:]], -1)

@@ -15,10 +15,12 @@ from torch import Tensor
 from lvmzoo.inference.delayed_expectations import expectations
 from lvmzoo.inference.delayed_fit import DelayedFitting, free_delays
 from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.gaussian_process_kernels import TOLERANCE
 
 __all__ = ["Recordings", "Refits", "refine"]
 
 REMEMBERED = 100  # steps of earlier refits
+ROUGH = 1e-5  # tolerance of kernels: a tenth of a nat or so, and nothing of the parameters
 
 
 class Recordings(NamedTuple):
@@ -81,7 +83,7 @@ class Refits:
         self._fitting = fitting.to(model.offset.device)
         self._fitting.begin(int(data.valid.sum(1).max()))
         self._fitting.counts[4] = 0
-        self._model, self._data, self._counts = model, data, counts
+        self._model, self._data, self._counts = model._replace(tolerance=ROUGH), data, counts
 
     def __call__(self, rows: Int[Tensor, " trial"], passes: int) -> DelayedProcesses:
         """Return the fit to some trials, each as often as it comes, after that many passes over them."""
@@ -91,4 +93,4 @@ class Refits:
         for _ in range(passes):
             sums = expectations(model, *data, information=not fitting.searching, rough=True)
             model, _ = fitting.update(model, sums, sessions)
-        return fitting.accepted(model)
+        return fitting.accepted(model)._replace(tolerance=TOLERANCE)

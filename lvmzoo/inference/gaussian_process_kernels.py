@@ -39,8 +39,12 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-10  # of the squared exponential and its spectrum: what is smaller is left out
-REACH = math.sqrt(2 * math.log(1 / TOLERANCE))  # timescales after which the squared exponential is below it
 RANK = 1e-13  # of the largest eigenvalue of a kernel matrix: smaller ones are left out
+
+
+def _reach(tolerance: float) -> float:
+    """Return the timescales after which the squared exponential is below it."""
+    return math.sqrt(2 * math.log(1 / tolerance))
 
 
 class Part(NamedTuple):
@@ -103,20 +107,20 @@ def make_features(
     return kernel_features(kernel, timescales, bins, variance)
 
 
-def feature_count(timescales: Sequence[float], bins: int) -> int:
+def feature_count(timescales: Sequence[float], bins: int, tolerance: float = TOLERANCE) -> int:
     """Return the number of spectral features of a trial, for all latents together."""
-    return sum(2 * _frequencies(tau, bins) - 1 for tau in timescales)
+    return sum(2 * _frequencies(tau, bins, _reach(tolerance)) - 1 for tau in timescales)
 
 
 def _spectral_is_cheaper(timescales: Sequence[float], bins: int) -> bool:
     """Compare the floating-point operations of both ways; those of eigenvectors run at a quarter of the speed."""
     spectral = float(feature_count(timescales, bins))
-    dense = sum(min(float(bins), REACH * bins / (math.pi * tau) + 8) for tau in timescales)
+    dense = sum(min(float(bins), _reach(TOLERANCE) * bins / (math.pi * tau) + 8) for tau in timescales)
     return 0.25 * spectral**3 < 0.25 * dense**3 + 20 * len(timescales) * bins**3
 
 
-def _frequencies(timescale: float, bins: int) -> int:
-    return 1 + int(REACH / timescale * (bins + REACH * timescale) / (2 * math.pi))
+def _frequencies(timescale: float, bins: int, reach: float) -> int:
+    return 1 + int(reach / timescale * (bins + reach * timescale) / (2 * math.pi))
 
 
 def _positions(bins: int, like: Tensor) -> Tensor:
@@ -125,15 +129,16 @@ def _positions(bins: int, like: Tensor) -> Tensor:
 
 
 def spectrum(
-    timescale: float, bins: int, variance: float, like: Float[Tensor, "*any"]
+    timescale: float, bins: int, variance: float, like: Float[Tensor, "*any"], tolerance: float = TOLERANCE
 ) -> tuple[Float[Tensor, " frequency"], Float[Tensor, " frequency"], Float[Tensor, " frequency"]]:
     """Return the squared exponential on a circle: angular frequencies per bin, variances, and their relative slopes.
 
-    The kernel at a lag below ``bins`` is the sum over frequencies w of variance times cos(w lag), to ``TOLERANCE``; the
+    The kernel at a lag below ``bins`` is the sum over frequencies w of variance times cos(w lag), to ``tolerance``; the
     slopes are by the log timescale. The first frequency is zero.
     """
-    circle = bins + REACH * timescale
-    index = torch.arange(_frequencies(timescale, bins), dtype=like.dtype, device=like.device)
+    reach = _reach(tolerance)
+    circle = bins + reach * timescale
+    index = torch.arange(_frequencies(timescale, bins, reach), dtype=like.dtype, device=like.device)
     w = (2 * math.pi / circle) * index
     squared = (w * timescale).square()
     power = (2 * variance * math.sqrt(2 * math.pi) * timescale / circle) * torch.exp(-0.5 * squared)
