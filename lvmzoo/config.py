@@ -61,6 +61,7 @@ class DataConfig:
     minimum_rate_hz: float = 0.0  # units below it in the training data are dropped; silent ones always are
     behavior: list[str] | None = None  # variables to use; null: all
     behavior_kinds: dict[str, str] = field(default_factory=dict)  # name -> continuous, circular or categorical
+    shift_behavior: int | None = None  # control: labels are shifted against the activity, by shares from this seed
     condition: str | None = None  # trial column that sorts trials into conditions; null: the one that reads like it
     inputs: list[str] | None = None  # variables that drive the model, such as a stimulus, instead of being read out
     split: SplitConfig = field(default_factory=SplitConfig)  # into training, validation and test data
@@ -69,6 +70,7 @@ class DataConfig:
         """Refuse lengths and rates that no recording can be cut by; raises UserError."""
         _at_least("data.smoothing_s", self.smoothing_s, 0)
         _at_least("data.minimum_rate_hz", self.minimum_rate_hz, 0)
+        _at_least("data.shift_behavior", self.shift_behavior, 0)
         if self.segment_s is not None and not self.segment_s > 0:
             raise UserError(
                 f"data.segment_s={self.segment_s:g} is not possible.",
@@ -143,6 +145,8 @@ class Experiment:
     output: str = "runs"  # the run folder is made in here
     name: str | None = None  # of the run folder; null: model, session and time
     resume: str | None = None  # a run folder to continue
+    adapt: str | None = None  # a run folder whose model learns new sessions; `lvmzoo adapt` sets it
+    adapt_everything: bool = False  # with adapt: fit all parameters, not the layers of new sessions alone
     report: bool = True  # write report.html
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 
 from lvmzoo import registry
+from lvmzoo.adapt import take_over
 from lvmzoo.batch import Batch, Layout, TrialSampling
 from lvmzoo.config import Experiment
 from lvmzoo.context import log_file, quiet, telling, threads
@@ -31,12 +32,20 @@ from lvmzoo.learners.callbacks import Checkpoints, Learner, Progress, Record, Si
 from lvmzoo.learners.gradient import Decay, GradientLearner
 from lvmzoo.learners.loggers import make_logger
 from lvmzoo.learners.statistics import StatisticsLearner
-from lvmzoo.metrics import score
+from lvmzoo.metrics import score_all
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import best_decoders
 from lvmzoo.models.base import Communicates, Connects, GradientModel, Model, Reconstructs, Scores, StatisticsModel
-from lvmzoo.run import Run, experiment_to_plain, make_folder, read_experiment, save_latents, write_experiment
+from lvmzoo.run import (
+    Run,
+    experiment_to_plain,
+    load_run,
+    make_folder,
+    read_experiment,
+    save_latents,
+    write_experiment,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +57,13 @@ logger = logging.getLogger("lvmzoo")
 _STEPS, _LEARNING_RATE = 1000, 1e-3  # of a gradient model that recommends none
 
 
-def train(experiment: Experiment, recordings: Sequence[Recording] | None = None, *, write: bool = True) -> Run:
+def train(
+    experiment: Experiment,
+    recordings: Sequence[Recording] | None = None,
+    *,
+    write: bool = True,
+    trained: Model | None = None,
+) -> Run:
     """Build the model for the data's layouts, fit it, evaluate it.
 
     Parameters
@@ -56,6 +71,7 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
     experiment : what to fit, on what, and how. With ``experiment.resume`` the configuration of that run is used.
     recordings : data that are in memory already; None reads ``experiment.data``.
     write : False writes nothing to disk and computes no scores.
+    trained : a model that is adapted to these data; None reads that of ``experiment.adapt``, if it is set.
 
     Raises
     ------
@@ -76,9 +92,14 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
     write = write and main
     recordings = load(experiment.data) if recordings is None else recordings
     sessions = prepare(recordings, experiment.data, window_bins=entry.window_bins(experiment.model))
+    if trained is None and experiment.adapt is not None:
+        trained = load_run(experiment.adapt).model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         model = entry.model(experiment.model, [session.layout for session in sessions])
+        new = frozenset(model.layouts)  # sessions that the model knows nothing of yet
+        if trained is not None:
+            new = take_over(model, trained, experiment.adapt_everything)
         sessions = [
             dataclasses.replace(session, notes=(*session.notes, *_model_notes(experiment, model, session.layout)))
             for session in sessions
@@ -93,7 +114,9 @@ def train(experiment: Experiment, recordings: Sequence[Recording] | None = None,
                     logger.info("%s: %s", session.layout.session, note)
             logger.info("Fitting %s to %s", entry.name, _size(sessions))
             loaded = time.perf_counter()
-            history = _fit(experiment, model, sessions, folder)
+            history = _fit(experiment, model, sessions, new, folder)
+            if trained is not None:
+                model.requires_grad_(True)
             model.finish()
             model.eval()
             facts = {
@@ -143,7 +166,7 @@ def _finish(run: Run, sessions: list[Session], folder: Path) -> None:
         for evaluation in evaluations:
             with telling(run.experiment.trainer.progress) as progress:
                 run.findings[evaluation.layout.session] = evaluation.findings(progress)
-    run.scores = [row for evaluation in evaluations for row in score(evaluation)]
+    run.scores = score_all(evaluations)
     run.facts["seconds"]["evaluate"] = round(time.perf_counter() - began, 3)
     run.save(folder)
     save_latents(folder / "latents.npz", _latents(evaluations))
@@ -182,7 +205,9 @@ def _recommended(experiment: Experiment, entry: registry.Entry) -> Experiment:
     return dataclasses.replace(experiment, trainer=trainer)
 
 
-def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: Path | None) -> pd.DataFrame:
+def _fit(
+    experiment: Experiment, model: Model, sessions: list[Session], new: frozenset[str], folder: Path | None
+) -> pd.DataFrame:
     """Run the Trainer; leave the best parameters in the model and return the history."""
     import pandas as pd
 
@@ -209,7 +234,7 @@ def _fit(experiment: Experiment, model: Model, sessions: list[Session], folder: 
     if experiment.resume:
         checkpoints.resume(learner)
     else:
-        model.prepare(_Again(data.everything))
+        model.prepare(_Again(lambda: (batch for batch in data.everything() if batch.layout.session in new)))
     if not record.finished:
         accelerator = _accelerator(config.accelerator, model)
         _check_devices(accelerator, config.devices)
@@ -330,7 +355,7 @@ def _strategy(devices: int, accelerator: str, some: bool) -> Any:
 
 
 def _latents(evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
-    """Return the latents of each session and part, with the trial and the time in seconds of each bin."""
+    """Return the latents of each session and part, with trial, time in seconds and behavior of each bin."""
     arrays = {}
     for evaluation in evaluations:
         for part in ("train", "validation", "test"):
@@ -344,6 +369,8 @@ def _latents(evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
             name = f"{trials.layout.session}/{part}"
             arrays[f"{name}/latents"] = evaluation.latents(part).astype(np.float32)
             arrays[f"{name}/trial"], arrays[f"{name}/time_s"] = number[valid], time_s[valid]
+            for variable in trials.layout.behavior:
+                arrays[f"{name}/behavior/{variable}"] = evaluation.behavior(part, variable).astype(np.float32)
     return arrays
 
 

@@ -21,6 +21,7 @@ from lvmzoo.data.gap import autocorrelation_time_s
 from lvmzoo.data.grid import Grid, make_grid
 from lvmzoo.data.inputs import as_inputs, split_config
 from lvmzoo.data.recording import Recording
+from lvmzoo.data.shifted import shift_labels
 from lvmzoo.data.smoothing import REACH, smooth
 from lvmzoo.data.splits import PARTS, Pieces, Split, plan_split, with_gap
 from lvmzoo.data.trials import Session, Trials
@@ -87,6 +88,9 @@ def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Sess
             notes += (f"Smoothing (Gaussian, {config.smoothing_s:g} s) looks ahead: a bin holds later activity too.",)
     bins = {part: split[part].bins(grid) for part in PARTS}
     behavior, variables, unlabeled = binned_behavior(signals, grid, bins)
+    if config.shift_behavior is not None:
+        behavior = shift_labels(behavior, grid.n_bins, config.shift_behavior, within_trials=not grid.continuous)
+        notes += ("Behavior is shifted against the activity: a control. What is decoded now is chance.",)
     measured, input_variables, _ = binned_behavior(drives, grid, {part: np.arange(grid.total_bins) for part in PARTS})
     inputs, unmeasured = as_inputs(measured, input_variables, binned.valid)
     conditions = choose_conditions(grid.table, config.condition)

@@ -13,17 +13,20 @@ from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.metrics.bits_per_spike import BitsPerSpike
 from lvmzoo.metrics.co_bps import CoBps
 from lvmzoo.metrics.connections import Connections
+from lvmzoo.metrics.consistency import between_sessions
 from lvmzoo.metrics.decoded_behavior import DecodedBehavior
 from lvmzoo.metrics.forecast_behavior import ForecastBehavior
 from lvmzoo.metrics.forecast_r2 import ForecastR2
+from lvmzoo.metrics.goodness_of_fit import GoodnessOfFit
 from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.metrics.log_likelihood import LogLikelihood
 from lvmzoo.metrics.rate_r2 import RateR2
 from lvmzoo.metrics.shared_variance import SharedVarianceOfUnits
 from lvmzoo.metrics.variance_explained import VarianceExplained
+from lvmzoo.metrics.within_a_second import WithinASecond
 from lvmzoo.models.base import Model
 
-__all__ = ["METRICS", "Evaluation", "Metric", "Score", "evaluate", "score"]
+__all__ = ["METRICS", "Evaluation", "Metric", "Score", "evaluate", "score", "score_all"]
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -38,6 +41,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             RateR2(),
             BehaviorR2(),
             BehaviorKnn(),
+            WithinASecond(),
+            GoodnessOfFit(),
             DecodedBehavior(),
             ForecastR2(),
             ForecastBehavior(),
@@ -57,7 +62,16 @@ def evaluate(model: Model, sessions: Sequence[Session], seed: int = 0) -> list[S
     sessions : split as for training.
     seed : of the bootstrap behind some spreads.
     """
-    return [row for session in sessions for row in score(Evaluation(model, session, seed))]
+    return score_all([Evaluation(model, session, seed) for session in sessions])
+
+
+def score_all(evaluations: Sequence[Evaluation]) -> list[Score]:
+    """Return every score of the sessions of one model, and how consistent its latents are between them."""
+    rows = [row for evaluation in evaluations for row in score(evaluation)]
+    if not evaluations or evaluations[0].model is None:
+        return rows
+    named = tuple(getattr(evaluations[0].model.config, "behavior", None) or ())
+    return rows + between_sessions(evaluations, named)
 
 
 def score(evaluation: Evaluation) -> list[Score]:

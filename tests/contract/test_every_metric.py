@@ -15,15 +15,16 @@ import torch
 from lvmzoo.batch import Observation
 from lvmzoo.metrics import METRICS, Evaluation, Score, evaluate, score
 from lvmzoo.models.base import CAPABILITIES
-from tests.metrics.toy import Base, Full, Gaussian, make_session
+from tests.metrics.toy import Base, Contrasting, Full, Gaussian, make_session
 
-MODELS = {"latents only": Base, "every capability": Full, "negative rates": Gaussian}
+MODELS = {"latents only": Base, "every capability": Full, "negative rates": Gaussian, "pairs": Contrasting}
 SESSIONS = {
     "counts": {},
     "missing samples": {"missing": True},
     "no held-out units": {"held_out": ()},
     "continuous": {"observation": Observation.CONTINUOUS},
     "one long trial a part": {"trials": 5, "lengths": (400,)},
+    "a time among the behavior": {"timed": True},
 }
 
 everywhere = pytest.mark.parametrize("data", SESSIONS)
@@ -48,7 +49,8 @@ def test_each_metric_gives_a_row_somewhere():
     silent = set(METRICS)
     for settings in SESSIONS.values():
         session = make_session(**settings)
-        silent -= {name for name in silent if rows(METRICS[name], Full(session), session)}
+        for model in (Full, Contrasting):
+            silent -= {name for name in silent if rows(METRICS[name], model(session), session)}
     assert not silent
 
 
@@ -131,4 +133,6 @@ def test_several_sessions_each_have_their_rows():
     one = make_session()
     other = dataclasses.replace(one)
     found = evaluate(Full(one), [one, other])
-    assert len(found) == 2 * len(evaluate(Full(one), [one]))
+    between = [row for row in found if row.metric == "session_consistency"]
+    assert len(found) - len(between) == 2 * len(evaluate(Full(one), [one]))
+    assert [row.value for row in between] == pytest.approx([1.0, 1.0])  # the same session twice

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lvmzoo.batch import Batch, Kind, Layout, Observation, Variable
+from lvmzoo.batch import Batch, Kind, Layout, Observation, PairSampling, Variable
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.findings import Claim, Findings, Progress, Question, quiet_progress
 from lvmzoo.inference.shared_variance import SharedVariance
@@ -19,11 +19,14 @@ from lvmzoo.models.base import (
     Decodes,
     Forecasts,
     ForecastsBehavior,
+    GradientModel,
     HasSharedVariance,
+    Loss,
     Model,
     Reconstructs,
     Scores,
 )
+from lvmzoo.parts.info_nce import InfoNCE
 
 
 def make_session(
@@ -34,6 +37,7 @@ def make_session(
     observation=Observation.COUNTS,
     seed=0,
     missing=False,
+    timed=False,
 ) -> Session:
     random = np.random.default_rng(seed)
     length = np.resize(np.array(lengths), trials)
@@ -51,17 +55,22 @@ def make_session(
     velocity = torch.from_numpy((latents @ random.normal(size=(2, 2)) + 5).astype(np.float32))
     velocity[::17] = torch.nan
     side = torch.from_numpy((latents[:, :1] > 0).astype(np.float32))
+    variables = {
+        "heading": Variable(Kind.CIRCULAR),
+        "velocity": Variable(Kind.CONTINUOUS, 2),
+        "side": Variable(Kind.CATEGORICAL, 1, ("left", "right")),
+    }
+    behavior = {"heading": heading, "velocity": velocity, "side": side}
+    if timed:  # a time that the latents tell
+        variables["movie_s"] = Variable(Kind.CONTINUOUS)
+        behavior["movie_s"] = torch.from_numpy((2 * latents[:, :1]).astype(np.float32))
     layout = Layout(
         session="toy",
         units={"a": units[0], "b": units[1]},
         unit_ids=tuple(f"u{i}" for i in range(n)),
         observation=observation,
         bin_width_s=0.02,
-        behavior={
-            "heading": Variable(Kind.CIRCULAR),
-            "velocity": Variable(Kind.CONTINUOUS, 2),
-            "side": Variable(Kind.CATEGORICAL, 1, ("left", "right")),
-        },
+        behavior=variables,
         held_out=held_out,
     )
     stop = np.cumsum(length)
@@ -76,7 +85,7 @@ def make_session(
         valid=valid,
         table=pd.DataFrame({"start_s": (stop - length) * 0.02}),
         missing=absent,
-        behavior={"heading": heading, "velocity": velocity, "side": side},
+        behavior=behavior,
         truth={
             "latents": torch.from_numpy(latents.astype(np.float32)),
             "rates": torch.from_numpy(rates.astype(np.float32)),
@@ -161,3 +170,18 @@ def shifted(values: torch.Tensor, bins: int) -> torch.Tensor:
 class Gaussian(Base, Reconstructs):
     def rates(self, batch: Batch) -> torch.Tensor:
         return self.latents(batch) @ self.projection.T - 1.0
+
+
+class Contrasting(Base, GradientModel):
+    """Latents of unit length, and InfoNCE of pairs of labels."""
+
+    sampling = PairSampling(0, 1, positives="behavior", behavior=("velocity",), delta=0.1)
+
+    def latents(self, batch: Batch) -> torch.Tensor:
+        return torch.nn.functional.normalize(super().latents(batch), dim=-1)
+
+    def loss(self, batch: Batch, step: int) -> Loss:
+        reference, positive, negative = (self.latents(batch)[rows, 0] for rows in batch.pairs["behavior"])
+        align, uniform = InfoNCE("cosine", 1.0)(reference, positive, negative)
+        terms = {"behavior_align": align, "behavior_uniform": uniform}
+        return Loss(terms, torch.tensor(float(len(reference))))
