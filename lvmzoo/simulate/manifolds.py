@@ -2,7 +2,7 @@
 
 The synthetic data of Zhou & Wei (2020), arXiv:2011.04798, on which Schneider, Lee & Mathis (2023),
 doi:10.1038/s41586-023-06031-6, compared contrastive embeddings with others: each bin has a label of its own, the
-latents are Gaussian around a point that the label sets, and a random smooth map of two layers takes them to log rates.
+latents are Gaussian around a point that the label sets, and smooth random bumps over the plane give log rates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ __all__ = ["LABELS", "manifolds"]
 
 LABELS = ("continuous", "discrete", "mixed")
 LEVELS = 5  # of the discrete label
-HIDDEN, BEND = 32, 0.6  # units of the layer between latents and log rates, and how far its nonlinearity is driven
+WAVES = 200  # of which the log rate of a unit is made
+WIDTH = 0.8  # of the bumps of log rates over the plane, in standard deviations of the latents
 DEPTH = 0.8  # standard deviation of a unit's log rate
 
 
@@ -29,7 +30,7 @@ def manifolds(
     bins: int = 5000,
     units: int = 100,
     bin_width_s: float = 0.1,
-    mean_hz: float = 5.0,
+    mean_hz: float = 2.0,
 ) -> Recording:
     """Simulate one recording without trials, whose bins are independent of each other.
 
@@ -105,9 +106,11 @@ def _rates_hz(
     latents: Float[np.ndarray, "bin latent"], units: int, mean_hz: float, random: np.random.Generator
 ) -> Float[np.ndarray, "bin unit"]:
     scaled = (latents - latents.mean(0)) / latents.std(0)
-    weights = random.normal(size=(latents.shape[1], HIDDEN))
-    hidden = np.tanh(BEND * scaled @ weights + random.normal(0, 0.5, HIDDEN))
-    drive = hidden @ random.normal(size=(HIDDEN, units))
+    # Waves of random direction and phase: log rates are Gaussian processes over the plane (Rahimi & Recht 2007).
+    waves = np.cos(
+        scaled @ random.normal(0, 1 / WIDTH, (latents.shape[1], WAVES)) + random.uniform(0, 2 * np.pi, WAVES)
+    )
+    drive = waves @ random.normal(size=(WAVES, units))
     drive = DEPTH * (drive - drive.mean(0)) / drive.std(0)
     rates = np.exp(drive)
     return mean_hz * rates / rates.mean(0)

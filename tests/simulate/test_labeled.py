@@ -48,9 +48,9 @@ def test_bins_of_manifolds_are_independent_and_rates_bend():
     recording = manifolds(seed=0, bins=20_000)
     z, rates = values(recording.truth["latents"]), values(recording.truth["rates"])
     assert abs(np.corrcoef(z[1:, 0], z[:-1, 0])[0, 1]) < 0.03
-    np.testing.assert_allclose(rates.mean(0), 5.0, rtol=1e-4)
+    np.testing.assert_allclose(rates.mean(0), 2.0, rtol=1e-4)
     explained = LinearRegression().fit(z, np.log(rates)).score(z, np.log(rates))
-    assert 0.3 < explained < 0.95
+    assert explained < 0.6
 
 
 def test_wrong_labels_and_modalities_are_named():
