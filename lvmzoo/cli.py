@@ -1,4 +1,4 @@
-"""The command line: ``lvmzoo train | list | show | cite | inspect | simulate``.
+"""The command line: ``lvmzoo train | adapt | list | show | cite | inspect | simulate``.
 
 Each command imports what it needs when it runs, so that the light ones start at once. Exit codes: 0 done; 2 a mistake
 in the input; 1 a fault of the program; 3 training diverged; 130 and 143 interrupted.
@@ -23,6 +23,7 @@ __all__ = ["failure", "main"]
 
 COMMANDS = {
     "train": "fit a model to a recording and write a report",
+    "adapt": "add a new session to a trained model",
     "list": "the models of the zoo",
     "show": "one model: what it does, its paper, its settings",
     "cite": "the paper behind a model, as BibTeX",
@@ -73,6 +74,10 @@ def _dispatch(arguments: list[str]) -> int:
         from lvmzoo import train_command
 
         return train_command.run(rest)
+    if command == "adapt":
+        from lvmzoo import adapt_command
+
+        return adapt_command.run(rest)
     if command in ("-sc", "--shell-completion", "--shell_completion"):
         from lvmzoo import completion
 

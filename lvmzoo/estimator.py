@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lvmzoo import registry
+from lvmzoo.adapt import adaptation
 from lvmzoo.batch import Batch
 from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
 from lvmzoo.data.arrays import from_arrays
@@ -246,6 +248,34 @@ class Estimator:
                 session.layout.session: Evaluation(run.model, session, self.seed).findings() for session in run.sessions
             }
         return dict(run.findings)
+
+    def adapt(self, X: Activity, y: Behavior | None = None, *, everything: bool = False) -> Estimator:
+        """Return an estimator for a new session: its own layers are fitted, for a tenth of the steps, all else is kept.
+
+        Parameters
+        ----------
+        X, y : as for ``fit``; other units, the same behavior.
+        everything : then fit all parameters, for as many steps as the first fit.
+
+        Raises
+        ------
+        UserError
+            For a model without layers of each session's own.
+        """
+        run = self._fitted()
+        recordings = self._read(X, y)
+        if not isinstance(X, Recording | str | Path):  # arrays have no name by which one would know them again
+            [recording] = recordings
+            taken = run.model.layouts
+            name = next(name for n in itertools.count(2) if (name := f"{recording.session}-{n}") not in taken)
+            recordings = [dataclasses.replace(recording, session=name)]
+        adapted = Estimator(**self.get_params())
+        for every in (False, True)[: 1 + everything]:
+            plan = adaptation(self.run_.experiment, None, every)
+            run = train(plan, recordings, write=False, trained=run.model)
+        adapted.run_ = run
+        adapted.n_features_in_ = next(iter(run.model.layouts.values())).n_units
+        return adapted
 
     def online(self, session: str | None = None) -> Online:
         """Return what takes one new bin at a time, for a closed loop: ``step(counts)`` gives latents and behavior.

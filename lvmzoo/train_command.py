@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lvmzoo.config import Experiment
     from lvmzoo.run import Run
 
-__all__ = ["call_hydra", "print_answers", "run"]
+__all__ = ["call_hydra", "print_answers", "run", "train_and_print"]
 
 GROUPS = ("model", "data", "trainer", "logger", "experiment")
 HELP = """\
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
         return _sweep(arguments, options)
     else:
         _refuse_changes_of_a_resumed_run(options.overrides)
-        _one(compose(options.overrides, options.config_dir))
+        train_and_print(compose(options.overrides, options.config_dir))
     return 0
 
 
@@ -100,7 +100,8 @@ def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
             raise explain(error, [word for word in arguments if "=" in word]) from error
 
 
-def _one(experiment: Experiment) -> None:
+def train_and_print(experiment: Experiment) -> None:
+    """Train, saying what happens on standard error; print scores and where the run and its report lie."""
     from lvmzoo.train import train
 
     with _spoken():

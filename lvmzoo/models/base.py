@@ -17,6 +17,7 @@ from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.shared_variance import SharedVariance
 
 __all__ = [
+    "Adapts",
     "Communicates",
     "Connects",
     "Decodes",
@@ -206,6 +207,17 @@ class Filters(abc.ABC):
         """Return the state after one more bin, and what ``filtered`` says of the bin ``lag_bins`` before it."""
 
 
+class Adapts(abc.ABC):
+    """Shares a body among sessions, so that a new one is learned by fitting its own layers alone.
+
+    ``prepare`` sets the starting values of each session from batches of that session alone.
+    """
+
+    @abc.abstractmethod
+    def own_layers(self, session: str) -> nn.Module:
+        """Return what belongs to one session alone, parameters and buffers; all sessions share the rest."""
+
+
 class HasDynamics(abc.ABC):
     """Its latents follow a law of motion."""
 
@@ -267,6 +279,7 @@ CAPABILITIES: tuple[type, ...] = (
     Forecasts,
     ForecastsBehavior,
     Filters,
+    Adapts,
     HasDynamics,
     Samples,
     Scores,

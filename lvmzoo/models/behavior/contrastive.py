@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout, PairSampling
-from lvmzoo.models.base import Filters, GradientModel, Loss
+from lvmzoo.models.base import Adapts, Filters, GradientModel, Loss
 from lvmzoo.models.behavior.contrastive_config import ContrastiveConfig, pair_sampling
 from lvmzoo.parts.bins_in_view import BinsInView, nothing_yet
 from lvmzoo.parts.encoders import OffsetEncoder, encode, input_layer
@@ -44,7 +44,7 @@ __all__ = ["Contrastive", "ContrastiveConfig"]
 _BINS_AT_ONCE = 65_536  # bins that ``latents`` embeds at a time, so that long sessions need little memory
 
 
-class Contrastive(GradientModel, Filters):
+class Contrastive(GradientModel, Filters, Adapts):
     """Embed activity so that moments close in time or behavior lie together (contrastive learning)."""
 
     def __init__(self, config: ContrastiveConfig, layouts: Sequence[Layout]) -> None:
@@ -120,6 +120,10 @@ class Contrastive(GradientModel, Filters):
             cut = rows[:, start : stop + self._sampling.window_bins - 1].T
             result[start:stop] = self._embed(batch.activity[trials, cut], observed[trials, cut], batch.layout.session)
         return torch.where(batch.valid.unsqueeze(-1), self._normalize(result.transpose(0, 1)), 0)
+
+    def own_layers(self, session: str) -> SessionInput:
+        """Return the scaling of the units and the layer that they enter by."""
+        return self.inputs.of(session)
 
     def filtered(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
         """Return the embedding of every bin, which looks no further than ``lag_bins`` ahead."""
