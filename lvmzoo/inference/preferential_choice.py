@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvmzoo.inference.hankel import HankelMoments, column_means, covariance, steadying_noise
-from lvmzoo.inference.preferential import Identified, Subspaces, Window
-from lvmzoo.inference.preferential_system import usable
+from lvmzoo.inference.preferential import Identified, Subspaces, Window, whiten
+from lvmzoo.inference.preferential_system import fading, usable
 
 __all__ = ["Choice", "Curve", "by_dimension", "choose", "one_standard_error"]
 
@@ -71,7 +71,7 @@ def choose(
 def by_dimension(
     moments: HankelMoments, kind: Tensor, window: Window, horizon: int, relevant: int, latents: Sequence[int]
 ) -> dict[str, Curve]:
-    """Return how much of future behavior models of several sizes explain, of which behavior chose the first states.
+    """Return how much of the next bin's behavior is explained by models of several sizes.
 
     "preferential": as many states for behavior as there are, at most ``relevant``; "plain": none, that is subspace
     identification.
@@ -89,7 +89,7 @@ def by_dimension(
     curves = {}
     for name, most in (("preferential", relevant), ("plain", 0)):
         pairs = [(min(most, n), n) for n in latents]
-        curves[name] = Curve(tuple(latents), _scores(subspaces, folds, window, "behavior", pairs), relevant)
+        curves[name] = Curve(tuple(latents), _scores(subspaces, folds, window, "behavior", pairs, 1), relevant)
     return curves
 
 
@@ -116,10 +116,11 @@ def _scores(
     window: Window,
     part: str,
     pairs: Sequence[tuple[int, int]],
+    farthest: int | None = None,
 ) -> Float[Tensor, "fold candidate"]:
     """Return how much of a part models of (relevant, all) states explain."""
     rows = [
-        [_explained(spaces.solve(*pair), window, part, train, test) for pair in pairs]
+        [_explained(spaces.solve(*pair), window, part, train, test, farthest) for pair in pairs]
         for spaces, (train, test) in zip(subspaces, folds, strict=True)
     ]
     return torch.tensor(rows, dtype=torch.float64)
@@ -163,11 +164,14 @@ def _at_horizon(
     return Choice(horizon, n1, n, curves), last[:, 0]
 
 
-def _explained(found: Identified, window: Window, part: str, train: Tensor, test: Tensor) -> float:
+def _explained(
+    found: Identified, window: Window, part: str, train: Tensor, test: Tensor, farthest: int | None = None
+) -> float:
     """Return the share of the held-out variance of the next bins that the Kalman predictor explains.
 
-    Bins 1, 2, 4, 8, … ahead count alike, and so does each channel of behavior; units count by their variance. The
-    predictor has seen the first half of the window only, and knows the inputs of the bins that it predicts.
+    Bins 1, 2, 4, 8, … ahead, up to the farthest, count alike, and so does each channel of behavior; units count by
+    their variance. The predictor has seen the first half of the window only, and knows the inputs of the bins that it
+    predicts. Behavior is read out from its states, by their regression on the training windows.
     """
     middle, n = window.lags // 2, len(found.dynamics)
     units = len(found.readout)
@@ -182,9 +186,16 @@ def _explained(found: Identified, window: Window, part: str, train: Tensor, test
         for t in range(middle - 1, -1, -1):
             state[:, window.places(t, t + 1, "units", "inputs")] = both
             both = (A - K @ C) @ both
+    coming = fading(A)
     read, direct = (C, D) if part == "units" else (found.behavior, found.behavior_feedthrough)
+    if part == "behavior" and n:
+        target = window.places(middle, middle + 1, "behavior")
+        rest = -direct @ torch.eye(len(train)).to(train)[window.places(middle, middle + 1, "inputs")]
+        rest[torch.arange(len(target)), target] += 1
+        white = whiten(state @ train @ state.T)
+        read = rest @ train @ state.T @ white @ white.T
     error, total = 0.0, 0.0
-    for ahead in range(middle):
+    for ahead in range(farthest or middle):
         if ahead & (ahead + 1) == 0:  # 0, 1, 3, 7, …
             target = window.places(middle + ahead, middle + ahead + 1, part)
             variance = train[target, target]
@@ -195,6 +206,6 @@ def _explained(found: Identified, window: Window, part: str, train: Tensor, test
             left[torch.arange(len(target)), target] += 1
             error += float(((left @ test) * left).sum(1) @ weight)
             total += float(test[target, target] @ weight)
-        state = A @ state
+        state = coming @ state
         state[:, window.places(middle + ahead, middle + ahead + 1, "inputs")] += B
     return 1 - error / max(total, 1e-300)

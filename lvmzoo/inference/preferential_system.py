@@ -10,7 +10,7 @@ from lvmzoo.inference.preferential import Identified
 from lvmzoo.inference.preferential_gains import System
 from lvmzoo.inference.riccati import predicted_covariance, stable
 
-__all__ = ["less_noise", "usable"]
+__all__ = ["fading", "less_noise", "usable"]
 
 FLOOR = 1e-9  # smallest eigenvalue of the noise, in units of each unit's own
 KEPT = 0.1  # of the smallest eigenvalue of the noise, in units of what was added, that is kept
@@ -50,6 +50,20 @@ def usable(
             if not n or float(torch.linalg.eigvals(closed).abs().max()) < 1:
                 break
     return System(dynamics, found.drive, C, offset, D, state_noise + explained, cross, R, _positive(P))
+
+
+def fading(dynamics: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent latent"]:
+    """Return dynamics by which forecasts do not explode: modes that grow fade as fast instead, the others stay.
+
+    A mode that grows is an artifact of more states than the data have; eigenvalues beyond the unit circle are mirrored.
+    """
+    values, vectors = torch.linalg.eig(dynamics)
+    size = values.abs()
+    if not len(size) or float(size.max()) <= 1:
+        return dynamics
+    mirrored = torch.where(size > 1, values / size.square(), values)
+    result = torch.linalg.solve(vectors, vectors * mirrored, left=False).real
+    return result if bool(torch.isfinite(result).all()) else stable(dynamics)
 
 
 def less_noise(found: Identified, added: Float[Tensor, " unit"]) -> Identified:

@@ -17,6 +17,7 @@ from lvmzoo.inference.preferential_filter import Passed, passes
 from lvmzoo.inference.preferential_gains import Observer, System
 from lvmzoo.inference.preferential_readout import Coded, decoded
 from lvmzoo.inference.preferential_scattered import Scattered
+from lvmzoo.inference.preferential_system import fading
 from lvmzoo.inference.riccati import stable
 
 __all__ = ["PreferentialSystem", "State"]
@@ -190,8 +191,9 @@ class PreferentialSystem(nn.Module):
             )
         x, system, known = self.infer(batch, "predictor")[0], self.observer.system, self._known(batch)
         drive = 0.0 if known is None else known[:, :-1] @ system.drive.T
+        dynamics = fading(system.dynamics)
         for _ in range(min(horizon - 1, batch.n_bins)):
-            x[:, 1:] = x[:, :-1] @ system.dynamics.T + drive
+            x[:, 1:] = x[:, :-1] @ dynamics.T + drive
             x[:, 0] = 0.0  # nothing has been seen yet
         return x
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lvmzoo.batch import Kind, Variable
+from lvmzoo.models.base import Communicates, Decodes
 from lvmzoo.report.rates import broken, stretch, stretch_label
 from lvmzoo.report.style import HAIRLINE, INK, MAIN, MUTED, PREDICTED, RECORDED, THIRD, WIDE, Picture, heat_map, picture
 from lvmzoo.report.view import View
@@ -15,27 +16,33 @@ from lvmzoo.report.view import View
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lvmzoo.models.base import Communicates
-
 __all__ = ["communication_figures", "decoding_figures"]
 
 _MOST_VARIABLES, _MOST_TARGETS, _STRETCH_S, _UNITS = 3, 3, 40.0, 5
 
 
 def decoding_figures(view: View) -> Iterator[Picture]:
-    """Draw true against decoded behavior over a stretch of test data, and for all of it."""
-    shown = [name for name in view.variables if (view.layout.session, name) in view.run.decoders]
+    """Draw true against decoded behavior over a stretch of test data, and for all of it.
+
+    What the model decodes by itself is drawn where it does, else what a readout of its latents says.
+    """
+    own = view.evaluation.decoded("test") if isinstance(view.run.model, Decodes) else {}
+    shown = [name for name in view.variables if name in own or (view.layout.session, name) in view.run.decoders]
     for name in shown[:_MOST_VARIABLES]:
         variable = view.variables[name]
-        decoder = view.run.decoders[view.layout.session, name]
         true = view.behavior("test", name)
-        decoded = np.asarray(decoder.predict(view.evaluation.latents("test")), dtype=np.float64)
+        if name in own:
+            decoded, how = own[name], "by the model itself"
+        else:
+            decoder = view.run.decoders[view.layout.session, name]
+            decoded = np.asarray(decoder.predict(view.evaluation.latents("test")), dtype=np.float64)
+            by = {"knn": " by k nearest neighbors", "ridge": " by ridge regression"}.get(decoder.kind, "")
+            how = f"from the latents{by} fitted on training data"
         decoded = decoded.reshape(true.shape)
         if variable.kind is Kind.CIRCULAR:
             true, decoded = np.degrees(np.mod(true, 2 * np.pi)), np.degrees(np.mod(decoded, 2 * np.pi))
         quality = _quality(true, decoded, variable, view.behavior("train", name))
-        readout = {"knn": "k nearest neighbors", "ridge": "ridge regression"}.get(getattr(decoder, "kind", ""), "")
-        yield _over_time(view, name, variable, true, decoded, quality, readout)
+        yield _over_time(view, name, variable, true, decoded, quality, how)
         if variable.kind is not Kind.CATEGORICAL:
             for channel in range(min(2, variable.channels)):
                 yield _against(name, variable, channel, true[:, channel], decoded[:, channel])
@@ -64,7 +71,7 @@ def _quality(true: np.ndarray, decoded: np.ndarray, variable: Variable, train: n
 
 
 def _over_time(
-    view: View, name: str, variable: Variable, true: np.ndarray, decoded: np.ndarray, quality: str, readout: str
+    view: View, name: str, variable: Variable, true: np.ndarray, decoded: np.ndarray, quality: str, how: str
 ) -> Picture:
     rows, times = stretch(view, _STRETCH_S)
     channels = min(3, variable.channels)
@@ -89,12 +96,10 @@ def _over_time(
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
 
     readable = name.replace("_", " ")
-    how = f" by {readout}" if readout else ""
     return picture(
         draw,
         title=f"{readable[:1].upper()}{readable[1:]}: {quality}",
-        caption=f"A stretch of test data, decoded from the latents{how} fitted on training data; the number above is "
-        "of all test bins.",
+        caption=f"A stretch of test data, decoded {how}; the number above is of all test bins.",
         alt=f"True and decoded {readable} over a stretch of test data; {quality}.",
         width=WIDE if variable.channels > 1 or variable.kind is Kind.CATEGORICAL else MAIN,
         height=1.1 + 1.35 * channels if variable.channels > 1 else 3.1,

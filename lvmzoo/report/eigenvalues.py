@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["MARKERS", "Linearization", "Place", "eigenvalue_plane", "linearize", "mode_table"]
+__all__ = ["MARKERS", "Linearization", "Place", "eigenvalue_plane", "linearize", "mode_table", "plane"]
 
 MARKERS = {"stable": "o", "saddle": "X", "unstable": "D"}
 _STARTS = 48  # visited states from which fixed points are sought
@@ -134,16 +134,7 @@ def _timescale(seconds: float) -> str:
 def eigenvalue_plane(figure: Figure, found: Linearization, bin_width_s: float) -> None:
     """Draw eigenvalues in the complex plane, with lines of equal timescale and frequency."""
     axes = figure.subplots()
-    values = np.concatenate([place.eigenvalues for place in found.places])
-    # Slow modes crowd around 1: the plane shows them, and the circle beside them, as large as they let it.
-    left, right = min(float(values.real.min()), 0.97), max(float(values.real.max()), 1.0)
-    size = 1.24 * max(right - left, 2 * float(np.abs(values.imag).max()))
-    right += 0.12 * size
-    box = (right - size, right, -size / 2, size / 2)
-    circle = np.exp(1j * np.linspace(-np.pi, np.pi, 2001))
-    axes.plot(circle.real, circle.imag, color=INK, linewidth=0.9)
-    axes.fill(circle.real, circle.imag, color="#f5f7f9", zorder=0)
-    _grid(axes, box, bin_width_s)
+    plane(axes, np.concatenate([place.eigenvalues for place in found.places]), bin_width_s)
     colors = CATEGORIES if len(found.places) > 1 else (PREDICTED,)
     for order, place in enumerate(found.places):
         axes.scatter(
@@ -155,6 +146,19 @@ def eigenvalue_plane(figure: Figure, found: Linearization, bin_width_s: float) -
         axes.legend(
             loc="upper right", title="fixed point", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9
         )
+
+
+def plane(axes: Axes, values: Complex[np.ndarray, " value"], bin_width_s: float) -> None:
+    """Draw the unit circle and lines of equal timescale and frequency around some eigenvalues."""
+    # Slow modes crowd around 1: the plane shows them, and the circle beside them, as large as they let it.
+    left, right = min(float(values.real.min()), 0.97), max(float(values.real.max()), 1.0)
+    size = 1.24 * max(right - left, 2 * float(np.abs(values.imag).max()))
+    right += 0.12 * size
+    box = (right - size, right, -size / 2, size / 2)
+    circle = np.exp(1j * np.linspace(-np.pi, np.pi, 2001))
+    axes.plot(circle.real, circle.imag, color=INK, linewidth=0.9)
+    axes.fill(circle.real, circle.imag, color="#f5f7f9", zorder=0)
+    _grid(axes, box, bin_width_s)
     axes.set(xlim=box[:2], ylim=box[2:], xlabel="real part", ylabel="imaginary part")
     axes.set_aspect("equal", adjustable="box", anchor="W")
 

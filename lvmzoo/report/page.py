@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvmzoo.checkpoint import write_bytes
-from lvmzoo.models.base import Communicates, Connects, GradientModel, HasDynamics, Reconstructs
+from lvmzoo.models.base import (
+    Communicates,
+    Connects,
+    Decodes,
+    Forecasts,
+    ForecastsBehavior,
+    GradientModel,
+    HasDynamics,
+    Reconstructs,
+)
 from lvmzoo.report import text
 from lvmzoo.report.style import Picture, Statements, Table
 
@@ -160,25 +169,30 @@ def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
     from lvmzoo.report.decoding import communication_figures, decoding_figures
     from lvmzoo.report.drift import drift_figures
     from lvmzoo.report.dynamics import dynamics_figures
+    from lvmzoo.report.forecasts import forecast_figures
     from lvmzoo.report.latents import latent_figures
     from lvmzoo.report.rates import rate_figures
+    from lvmzoo.report.relevance import PrefersBehavior, relevance_figures
     from lvmzoo.report.rotation import rotation_figures
     from lvmzoo.report.view import View
 
     session = evaluation.session
     view = View(run, session, evaluation)
     tested = len(view.evaluation.bins("test")) > 0
-    decodes, legend = tested and bool(run.decoders), view.legend
-    reconstructs, communicates, moves = (
-        tested and isinstance(run.model, can) for can in (Reconstructs, Communicates, HasDynamics)
+    decodes, legend = tested and (bool(run.decoders) or isinstance(run.model, Decodes)), view.legend
+    reconstructs, communicates, moves, foresees, prefers = (
+        tested and isinstance(run.model, can)
+        for can in (Reconstructs, Communicates, HasDynamics, Forecasts | ForecastsBehavior, PrefersBehavior)
     )
     sections: list[tuple[bool, Section, Callable[[View], Iterator[Item]]]] = [
         (tested, Section(f"latents-{number}", "Latents", legend=legend), latent_figures),
         (moves, Section(f"dynamics-{number}", "Dynamics", legend=legend), dynamics_figures),
+        (prefers, Section(f"relevance-{number}", "What behavior shares"), relevance_figures),
         (tested, Section(f"rotation-{number}", "Rotation", legend=view.key), rotation_figures),
         (reconstructs, Section(f"rates-{number}", "Predicted rates against data", legend=legend), rate_figures),
         (communicates, Section(f"communication-{number}", "Prediction between regions"), communication_figures),
         (decodes, Section(f"decoding-{number}", "Decoding"), decoding_figures),
+        (foresees, Section(f"forecasts-{number}", "Forecasts"), forecast_figures),
         (True, Section(f"drift-{number}", "Drift over the session"), drift_figures),
     ]
     drawn = [section.draw(functools.partial(figures, view)) for possible, section, figures in sections if possible]

@@ -15,7 +15,7 @@ from lvmzoo.inference import preferential_filter
 from lvmzoo.inference.preferential import Identified
 from lvmzoo.inference.preferential_filter import passes
 from lvmzoo.inference.preferential_gains import Observer, System
-from lvmzoo.inference.preferential_system import usable
+from lvmzoo.inference.preferential_system import fading, usable
 from lvmzoo.models.behavior.psid import PSID, PSIDConfig
 from lvmzoo.simulate.dissociation import OTHER, RELEVANT, dissociation, dissociation_system
 from tests.models import psid_world as world
@@ -132,6 +132,22 @@ def test_forecasts_are_the_state_space_prediction() -> None:
     readout = model.of().system.behavior_readout[:, :4].numpy()
     behavior = x[:298] @ (A @ A).T @ readout.T + model.of().system.behavior_readout[:, 4].numpy()
     np.testing.assert_allclose(model.forecast_behavior(test, 3)["z"][0, 2:], behavior)
+
+
+def test_modes_that_grow_fade_in_forecasts() -> None:
+    """More states than there are may grow; eigenvalues beyond the unit circle are mirrored, the others stay."""
+    random = np.random.default_rng(0)
+    basis = random.normal(size=(5, 5))
+    values = np.array(
+        [[0.9, -0.6, 0, 0, 0], [0.6, 0.9, 0, 0, 0], [0, 0, 0.5, 0, 0], [0, 0, 0, -1.2, 0], [0] * 4 + [0.3]]
+    )
+    grows = torch.from_numpy(basis @ values @ np.linalg.inv(basis))
+    eigenvalues = np.linalg.eigvals(values)
+    expected = np.where(abs(eigenvalues) > 1, 1 / eigenvalues.conj(), eigenvalues)
+    found = np.linalg.eigvals(fading(grows).numpy())
+    np.testing.assert_allclose(np.sort_complex(found), np.sort_complex(expected), atol=1e-12)
+    fades = 0.7 * grows
+    assert fading(fades) is fades
 
 
 def test_cross_validation_finds_what_was_planted() -> None:

@@ -232,7 +232,7 @@ class PSID(StatisticsModel, DynamicalSystem, Decodes, ForecastsBehavior):
 
     @torch.no_grad()
     def by_dimension(self, session: str, batches: Iterable[Batch]) -> dict[str, dict[str, Any]]:
-        """Return how much of future behavior models of several sizes explain, cross-validated on training trials.
+        """Return how much of the next bin's behavior models of several sizes explain, cross-validated.
 
         "preferential": as many states for behavior as there are, at most those of this model; "plain": none, that is
         plain subspace identification. Fields are those of ``curves``; nothing where no state is relevant.
