@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lvmzoo.run import write_text
 
-__all__ = ["Row", "compare", "show", "write"]
+__all__ = ["Row", "body", "compare", "show", "write"]
 
 # Of simulated regions whose connections are known: all that is shown where any run has them.
 REGIONS = (
@@ -51,6 +51,11 @@ SHOWN = (
     "behavior_error",
     "behavior_error_knn",
     "behavior_accuracy",
+    "behavior_within_1s_knn",
+    "goodness_of_fit_behavior",
+    "goodness_of_fit_time",
+    "consistency",
+    "session_consistency",
 )
 MOST_SETTINGS = 3  # that get a column each; more are written in one
 FEWEST = 10  # a spread over fewer things (pairs of regions) says nothing, and is left out
@@ -183,7 +188,6 @@ def show(outcomes: Sequence[Mapping[str, Any]]) -> Table:
 def write(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
     """Write table.csv (every metric) and table.md (those shown; the best of each column is bold)."""
     metrics, rows = compare(outcomes)
-    winners = best(outcomes, metrics, rows)
     headings = _settings(outcomes).headings
     stream = io.StringIO()
     writer = csv.writer(stream)
@@ -196,10 +200,20 @@ def write(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
         seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.3f}"
         writer.writerow([*row.settings, *cells, seconds, " ".join(map(str, row.jobs)), row.failed])
     write_text(folder / "table.csv", stream.getvalue())
+    headings, body_lines = body(outcomes, marked=True)
+    lines = [headings, ["---"] * len(headings), *body_lines]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    write_text(folder / "table.md", f"{text}\n\n{LEGEND}\n")
+
+
+def body(outcomes: Sequence[Mapping[str, Any]], marked: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return headings and lines of the metrics that are shown; ``marked`` sets the best of each column in bold."""
+    metrics, rows = compare(outcomes)
+    winners = best(outcomes, metrics, rows) if marked else set()
     shown = _columns(metrics)
     wrong = [WRONG] if any(row.wrong for row in rows) else []
-    lines = [[*headings, *(_heading(outcomes, key) for key in shown), "s", *wrong]]
-    lines.append(["---"] * len(lines[0]))
+    headings = [*_settings(outcomes).headings, *(_heading(outcomes, key) for key in shown), "s", *wrong]
+    lines = []
     for row in rows:
         texts = [_number(row.values.get(key)) for key in shown]
         texts = [
@@ -207,16 +221,9 @@ def write(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
         ]
         if row.failed:
             texts = [f"failed: {row.failed}", *[""] * (len(shown) - 1)] if shown else []
-        lines.append(
-            [
-                *row.settings,
-                *texts,
-                "" if math.isnan(row.seconds) else f"{row.seconds:.1f}",
-                *[row.wrong for _ in wrong],
-            ]
-        )
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    write_text(folder / "table.md", f"{text}\n\n{LEGEND}\n")
+        seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"
+        lines.append([*row.settings, *texts, seconds, *[row.wrong for _ in wrong]])
+    return headings, lines
 
 
 def _settings(outcomes: Sequence[Mapping[str, Any]]) -> _Settings:

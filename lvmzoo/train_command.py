@@ -234,8 +234,12 @@ def _job(composed: DictConfig) -> float:
 
 def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
     from lvmzoo import sweep_table
+    from lvmzoo.report.sweep import write_sweep_report
+    from lvmzoo.sweep_runs import with_consistency
 
+    outcomes = with_consistency(outcomes, [row.jobs for row in sweep_table.compare(outcomes)[1]])
     sweep_table.write(folder, outcomes)
+    page = write_sweep_report(folder, outcomes)
     console_of_width().print(sweep_table.show(outcomes))
     failed = [outcome for outcome in outcomes if outcome["code"]]
     for outcome in failed:
@@ -243,6 +247,8 @@ def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
         print(f"Job {outcome['job']} ({' '.join(outcome['overrides'])}) failed: {first}", file=sys.stderr)
     print(f"Sweep: {folder}, {len(outcomes) - len(failed)} of {len(outcomes)} runs done")
     print(f"Table: {folder / 'table.md'}")
+    if page is not None:
+        print(f"Report: {page}")
 
 
 def _first_values(overrides: Sequence[str]) -> list[str]:

@@ -22,11 +22,13 @@ CONFIGS = [*(entry.config for entry in registry.entries().values()), DataConfig,
 CONFIGS += [SplitConfig, TrainerConfig]
 
 FILES_OF = {  # the recording that an experiment is made for; "": a simulated one
+    "contrastive_workflow": "mouse_head_direction.nwb",
     "dlag_ground_truth": "ground_truth_dlag.npz",
     "head_direction": "mouse_head_direction.nwb",
     "head_direction_family": "mouse_head_direction.nwb",
     "lfads_search": "",
     "lorenz": "",
+    "movie": "",
     "psid_dissociation": "",
     "psid_reach": "m1_reach_100ms.npz",
     "reach_family": "m1_reach_100ms.npz",

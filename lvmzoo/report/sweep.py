@@ -1,0 +1,192 @@
+"""The page of a sweep: its table, embeddings side by side, and how consistent they are."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lvmzoo.batch import Kind, Variable
+from lvmzoo.checkpoint import write_bytes
+from lvmzoo.report.coloring import Coloring, space_axes
+from lvmzoo.report.page import Section
+from lvmzoo.report.style import HAIRLINE, HALF, INK, MAIN, THIRD, WIDE, Picture, Table, heat_map, picture
+from lvmzoo.sweep_runs import SavedRun, between, read_runs
+from lvmzoo.sweep_table import Row, body, compare
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["write_sweep_report"]
+
+_MOST_SETTINGS = 12
+_MOST_SEEDS = 5
+_MOST_POINTS = 3000
+
+
+def write_sweep_report(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path | None:
+    """Write sweep.html beside the table; None where no two runs can be compared.
+
+    Parameters
+    ----------
+    folder : of the sweep.
+    outcomes : of its jobs.
+    """
+    import jinja2
+
+    runs = read_runs(outcomes)
+    _, rows = compare(outcomes)
+    shown = [(row, members) for row in rows if (members := [runs[job] for job in row.jobs if job in runs])]
+    if len(runs) < 2 or not shown:
+        return None
+    shown = shown[:_MOST_SETTINGS]
+    sections = [
+        Section("table", "Table").draw(lambda: _table(outcomes)),
+        Section("embeddings", "Latents side by side").draw(lambda: _embeddings(shown)),
+        Section("consistency", "Consistency").draw(lambda: _matrix(shown)),
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sessions = list(dict.fromkeys(name for run in runs.values() for name in run.layouts))
+    page = environment.get_template("sweep.html").render(
+        title=f"{len(rows)} settings side by side",
+        summary=f"{len(outcomes)} runs on {', '.join(sessions[:4])}{', …' if len(sessions) > 4 else ''}.",
+        date=time.strftime("%Y-%m-%d %H:%M"),
+        sections=[section for section in sections if not section.empty],
+    )
+    path = folder / "sweep.html"
+    write_bytes(path, page.encode())
+    return path
+
+
+def _table(outcomes: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    header, lines = body(outcomes)
+    yield Table(
+        "Scores of test data, the best setting first",
+        header,
+        lines,
+        "Several seeds are one row: the mean, and the standard deviation over seeds. Goodness of fit of positives in "
+        "time and by label answers different questions; compare within a column. Shifted labels are the control: what "
+        "they reach is chance.",
+    )
+
+
+def _name(row: Row) -> str:
+    return " ".join(filter(None, row.settings)) or row.name or "run"
+
+
+def _label(run: SavedRun, session: str) -> tuple[str, Variable] | None:
+    """Return the variable to color and align by: an angle, a category or a number of one channel, in this order."""
+    behavior = run.layouts[session].behavior
+    order = (Kind.CIRCULAR, Kind.CATEGORICAL, Kind.CONTINUOUS)
+    ranked = sorted(behavior.items(), key=lambda item: (order.index(item[1].kind), item[1].channels))
+    return ranked[0] if ranked else None
+
+
+def _embeddings(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture]:
+    for row, members in shown:
+        run = members[0]
+        session = next(iter(run.layouts))
+        latents = run.latents(session).get("test")
+        if latents is None or latents.shape[1] < 2:
+            continue
+        step = max(1, -(-len(latents) // _MOST_POINTS))
+        found = _label(run, session)
+        if found is None:
+            coloring = Coloring("bin of the test data", "time", np.arange(len(latents))[::step], Kind.CONTINUOUS, ())
+        else:
+            values = run.labels(session, found[0])
+            assert values is not None
+            readable = found[0].replace("_", " ")
+            values = values[:: -(-len(values) // len(latents)) or 1]
+            coloring = Coloring(readable, readable, values[::step, 0], found[1].kind, found[1].levels)
+        name = _name(row)
+        yield picture(
+            functools.partial(_points, points=_principal(latents)[::step], coloring=coloring),
+            title=name,
+            caption=f"Test data of one run, colored by {coloring.short}"
+            + (", which is shifted against the activity." if run.shifted else "."),
+            alt=f"Scatter of the latents of {name}, colored by {coloring.short}.",
+            width=THIRD,
+            height=3.0,
+        )
+
+
+def _principal(latents: np.ndarray) -> np.ndarray:
+    """Return the latents on their principal axes, three at most."""
+    centered = latents - latents.mean(0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
+    return centered @ axes[:3].T
+
+
+def _points(figure: Figure, points: np.ndarray, coloring: Coloring) -> None:
+    if points.shape[1] < 3:
+        axes = figure.subplots()
+        axes.set_aspect("equal", adjustable="datalim")
+    else:
+        axes = space_axes(figure, ["", "", ""])
+    known = coloring.known
+    axes.scatter(*points[~known].T, s=2, color=HAIRLINE, linewidths=0, rasterized=True)
+    depth = {"depthshade": False} if points.shape[1] > 2 else {}
+    axes.scatter(*points[known].T, s=3, color=coloring.colors(), linewidths=0, rasterized=True, **depth)
+    if points.shape[1] > 2:
+        axes.set_aspect("equal")
+
+
+def _matrix(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture | Table]:
+    """Draw the mean consistency of every setting with every other, over pairs of runs with different seeds."""
+    labels = {label[0] for _, (run, *_) in shown for session in run.layouts if (label := _label(run, session))}
+    label = next(iter(labels)) if len(labels) == 1 else None
+    size = len(shown)
+    values, nulls = np.full((size, size), np.nan), []
+    for i, (_, sources) in enumerate(shown):
+        for j, (_, targets) in enumerate(shown):
+            pairs = [
+                between(a, b, label) for a in sources[:_MOST_SEEDS] for b in targets[:_MOST_SEEDS] if a.job != b.job
+            ]
+            found = [pair for pair in pairs if pair is not None]
+            if found:
+                values[i, j] = np.mean([pair.value for pair in found])
+                nulls += [value for pair in found for value in pair.null]
+    if not np.isfinite(values).any():
+        return
+    names = [_name(row) for row, _ in shown]
+    null = ""
+    if nulls:
+        null = (
+            f" Different recordings are aligned on {label}; with the labels of one shifted it is "
+            f"{np.nanmedian(nulls):.2f} in the median and {np.nanquantile(nulls, 0.95):.2f} in one of twenty."
+        )
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap=heat_map())
+        for i, j in np.argwhere(np.isfinite(values)):
+            axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="w" if values[i, j] > 0.6 else INK)
+        axes.set_xticks(range(size), names, rotation=35, ha="right")
+        axes.set_yticks(range(size), names)
+        axes.set_xlabel("to")
+        axes.set_ylabel("from")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+
+    yield picture(
+        draw,
+        title="Consistency of settings and seeds",
+        caption="R² of an affine map from the latents of one run (rows) to those of another (columns), fitted on "
+        "training bins and scored on test bins: the mean over pairs of runs. On the diagonal are different seeds of a "
+        "setting." + null,
+        alt="Matrix of consistency between the settings of the sweep: "
+        + "; ".join(f"{name} with itself {values[i, i]:.2f}" for i, name in enumerate(names)),
+        width=HALF if size <= 3 else MAIN if size <= 6 else WIDE,
+        height=1.6 + 0.55 * size,
+    )

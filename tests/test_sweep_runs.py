@@ -1,0 +1,90 @@
+"""Runs of a sweep beside each other: consistency from their saved latents, and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lvmzoo.batch import Kind, Layout, Observation, Variable
+from lvmzoo.report.sweep import write_sweep_report
+from lvmzoo.sweep_runs import between, read_runs, with_consistency
+
+
+def saved(folder: Path, job: int, latents, phase, *, fingerprint="same", session="one", words=()):
+    """Write what a run leaves behind, as far as a comparison reads it; return the outcome of its job."""
+    folder.mkdir()
+    behavior = {"heading": Variable(Kind.CIRCULAR)}
+    layout = Layout(session, {"all": 2}, ("0", "1"), Observation.COUNTS, 0.1, behavior)
+    facts = {"layouts": [layout.to_json()], "facts": {"fingerprint": fingerprint}}
+    (folder / "run.json").write_text(json.dumps(facts))
+    cut = len(phase) * 3 // 4
+    arrays = {}
+    for part, rows in (("train", slice(0, cut)), ("test", slice(cut, None))):
+        arrays[f"{session}/{part}/latents"] = latents[rows].astype(np.float32)
+        arrays[f"{session}/{part}/trial"] = np.zeros(len(phase[rows]), int)
+        arrays[f"{session}/{part}/behavior/heading"] = phase[rows, None].astype(np.float32)
+    np.savez(folder / "latents.npz", **arrays)
+    score = {"metric": "behavior_r2", "target": "heading", "value": 0.5, "session": session}
+    return {"job": job, "code": 0, "folder": str(folder), "overrides": list(words), "scores": [score], "seconds": 1.0}
+
+
+def ring(seed, bins=4000):
+    random = np.random.default_rng(seed)
+    phase = np.cumsum(random.normal(0, 0.2, bins)) % (2 * np.pi)
+    return np.stack([np.cos(phase), np.sin(phase), 0.02 * random.normal(size=bins)], 1), phase
+
+
+@pytest.fixture
+def outcomes(tmp_path):
+    latents, phase = ring(0)
+    turned = latents @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    noise = np.random.default_rng(2).normal(size=latents.shape)
+    other, other_phase = ring(3)
+    return [
+        saved(tmp_path / "a", 0, latents, phase, words=("model.positives=behavior", "seed=0")),
+        saved(tmp_path / "b", 1, turned, phase, words=("model.positives=behavior", "seed=1")),
+        saved(tmp_path / "c", 2, noise, phase, words=("model.positives=time", "data.shift_behavior=0")),
+        saved(tmp_path / "d", 3, other, other_phase, fingerprint="other", session="two", words=("data.path=d.nwb",)),
+    ]
+
+
+def test_runs_of_the_same_bins_are_compared_bin_by_bin_and_others_by_label(outcomes):
+    runs = read_runs(outcomes)
+    assert [run.shifted for run in runs.values()] == [False, False, True, False]
+    assert between(runs[0], runs[1]).value == pytest.approx(1.0, abs=1e-5)
+    assert between(runs[0], runs[2]).value < 0.02
+    assert between(runs[0], runs[3]) is None
+    aligned = between(runs[0], runs[3], "heading")
+    assert aligned.value > 0.98
+    assert np.median(aligned.null) < 0.6
+    assert between(runs[0], runs[3], "speed") is None
+
+
+def test_seeds_of_a_setting_get_a_score_and_nothing_else_does(outcomes):
+    found = with_consistency(outcomes, [[0, 1], [2], [3]])
+    rows = [[s["value"] for s in o["scores"] if s["metric"] == "consistency"] for o in found]
+    assert rows[2:] == [[], []]
+    assert rows[0] == rows[1] == [pytest.approx(1.0, abs=1e-5)]
+    assert all(len(outcome["scores"]) == 1 for outcome in outcomes)  # what was given is left alone
+
+
+def test_a_failed_job_or_a_folder_without_latents_is_left_out(outcomes, tmp_path):
+    outcomes[0]["code"] = 2
+    (tmp_path / "c" / "latents.npz").unlink()
+    assert list(read_runs(outcomes)) == [1, 3]
+
+
+def test_the_page_shows_the_table_the_embeddings_and_the_matrix(outcomes, tmp_path):
+    page = write_sweep_report(tmp_path, outcomes)
+    assert page == tmp_path / "sweep.html"
+    text = page.read_text()
+    assert "Consistency of settings and seeds" in text
+    assert text.count('<figure class="third"') == 3
+    assert "shifted against the activity" in text
+    assert "aligned on heading" in text
+    assert "Not shown" not in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+    assert write_sweep_report(tmp_path, outcomes[:1]) is None
