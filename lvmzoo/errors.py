@@ -65,10 +65,10 @@ def unknown(kind: str, name: str, options: Iterable[str], fix: str = "") -> User
     )
 
 
-def unknown_session(session: str, known: Iterable[str]) -> UserError:
-    """Build the error for data of a session that a model has no readout for."""
+def unknown_session(session: str, known: Iterable[str], part: str = "readout") -> UserError:
+    """Build the error for data of a session that a model has no readout, or other part, for."""
     return UserError(
-        f"The model has no readout for session '{session}'.",
+        f"The model has no {part} for session '{session}'.",
         f"It was built for: {', '.join(known)}.",
         "Fit the model with this session among its data.",
     )

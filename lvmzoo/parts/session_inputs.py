@@ -76,7 +76,7 @@ class SessionInputs(nn.Module):
     def of(self, session: str) -> SessionInput:
         """Return that of one session; raises UserError for a session that the model was not built for."""
         if session not in self._number:
-            raise unknown_session(session, self._number)
+            raise unknown_session(session, self._number, "input layer")
         found = self._inputs[self._number[session]]
         assert isinstance(found, SessionInput)
         return found

@@ -10,9 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lvmzoo.batch import Batch, Kind, PairSampling, Variable
-from lvmzoo.data.labels import Labels
-from lvmzoo.data.nearest import NearestLabel
+from lvmzoo.batch import Batch, Kind, PairSampling
 from lvmzoo.data.pairs import PairSampler
 from lvmzoo.data.trials import Trials
 from lvmzoo.errors import UserError
@@ -69,25 +67,6 @@ def test_no_window_touches_a_gap() -> None:
     bins = PairSampler([replace(trials, valid=valid)], PairSampling(2, 3), 5000, 0).draw(0).activity.numpy()
     assert not np.isin(bins, [20, 21, 22]).any()
     assert np.isin([19, 23], bins).all()
-
-
-@pytest.mark.parametrize(("kind", "channels"), [(Kind.CONTINUOUS, 1), (Kind.CONTINUOUS, 3), (Kind.CIRCULAR, 1)])
-def test_neighbors_are_the_nearest_by_brute_force(kind: Kind, channels: int) -> None:
-    values = RNG.uniform(-np.pi, np.pi, (800, channels))
-    labels = Labels({"x": Variable(kind, channels)}, {"x": values}, "made")
-    bins = np.arange(100, 700)
-    points = labels.points(bins)
-    queries = labels.points(RNG.integers(0, 800, 400), RNG.normal(size=(400, channels)))
-    found = NearestLabel(points, bins)(queries, RNG.random(400))
-    distance = np.linalg.norm(queries[:, None] - points[None], axis=-1)
-    np.testing.assert_array_equal(np.linalg.norm(queries - labels.points(found), axis=-1), distance.min(1))
-
-
-def test_angles_meet_across_the_end_of_their_range() -> None:
-    angles = np.array([-3.1, -1.0, 0.0, 1.0, 2.0])
-    labels = Labels({"x": Variable(Kind.CIRCULAR)}, {"x": angles[:, None]}, "made")
-    nearest = NearestLabel(labels.points(np.arange(5)), np.arange(5))
-    assert nearest(labels.points(np.array([4]), np.array([[1.1]])), np.zeros(1)) == [0]  # 3.1 is next to -3.1
 
 
 def test_equal_labels_share_their_positives() -> None:
@@ -237,3 +216,39 @@ def test_what_cannot_be_drawn_is_said() -> None:
         PairSampler(
             [labeled_trials([30], {"x": (Kind.CONTINUOUS, edge)})], PairSampling(5, 5, "behavior", 1, ("x",)), 8, 0
         )
+
+
+@pytest.mark.parametrize("kind", [Kind.CONTINUOUS, Kind.CIRCULAR])
+def test_positives_in_time_delta_follow_the_changes(kind: Kind) -> None:
+    """Labels lie densely, so that a positive is off by one of the changes: two samples of one distribution."""
+    labels = np.cumsum(RNG.gamma(2.0, 0.2, 40_000)) % (2 * np.pi) - np.pi
+    trials = labeled_trials([40_000], {"x": (kind, labels)})
+    reference, positive, _ = drawn(trials, replace(POINT, positives="behavior", behavior=("x",), time_offset_bins=3))
+    inside = np.abs(labels[reference]) < 0.5  # far from where the labels jump, as changes of CONTINUOUS ones do too
+
+    def around(change: np.ndarray) -> np.ndarray:
+        return np.angle(np.exp(1j * change))
+
+    found, changes = around(labels[positive] - labels[reference])[inside], labels[3:] - labels[:-3]
+    if kind is Kind.CONTINUOUS:  # a jump takes the query beyond all labels, to the nearest of them
+        found, changes = found[found > 0], changes[changes > 0]
+        found, changes = found[found < 2.5], changes[changes < 2.5]
+    expected = RNG.choice(around(changes), 20_000, replace=False)
+    assert len(found) > 10_000
+    assert stats.ks_2samp(found[::8], expected).pvalue > 1e-4
+
+
+def test_mixed_positives_follow_the_specification() -> None:
+    """Dense labels in each category: the change of the label is Gaussian, the category that of the reference."""
+    category = RNG.choice(2, size=40_000, p=[0.8, 0.2]).astype(float)
+    labels = RNG.uniform(-4, 4, 40_000)
+    trials = labeled_trials([40_000], {"x": (Kind.CONTINUOUS, labels), "odor": (Kind.CATEGORICAL, category)})
+    reference, positive, negative = drawn(
+        trials, replace(POINT, positives="behavior", behavior=("x", "odor"), delta=0.2)
+    )
+    np.testing.assert_array_equal(category[positive], category[reference])
+    for bins in (reference, negative):
+        expected = np.bincount(category.astype(int)) / len(category) * len(bins)
+        assert stats.chisquare(np.bincount(category[bins].astype(int)), expected).pvalue > 1e-4
+    change = ((labels[positive] - labels[reference]) / labels.std())[np.abs(labels[reference]) < 1.5]
+    assert stats.kstest(change, "norm", args=(0, 0.2)).pvalue > 1e-4

@@ -116,7 +116,7 @@ def test_a_session_has_its_own_scaling_and_input_layer() -> None:
     after = [model.latents(trials.batch()) for trials in sessions]
     assert not torch.allclose(after[0], before[0])
     assert torch.equal(after[1], before[1])
-    with pytest.raises(UserError, match="'c'"):
+    with pytest.raises(UserError, match="no input layer for session 'c'"):
         model.latents(ring("c", 2, 6, 400)[0].batch())
 
 

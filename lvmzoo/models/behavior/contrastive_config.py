@@ -18,7 +18,7 @@ class ContrastiveConfig:
     name: str = "contrastive"
     latents: int = 3  # dimensions of the embedding
     positives: str = "time"  # time, behavior or hybrid (both): what makes two bins a positive pair
-    behavior: list[str] | None = None  # variables that define a behavior positive; null: all of the recording
+    behavior: list[str] | None = None  # variables that define a behavior positive; null: all that every session has
     behavior_weights: dict[str, float] = field(default_factory=dict)  # of variables in label distances; 1 where unnamed
     behavior_latents: int | None = None  # hybrid: behavior shapes the first so many latents, time the others; null: all
     time_offset_bins: int = 10  # from a reference to its positive in time; labels change over as many bins
