@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from lvmzoo.inference import hankel
-from lvmzoo.inference.hankel import HankelMoments, add_windows, column_means, covariance, segments, zero_moments
+from lvmzoo.inference.hankel import (
+    HankelMoments,
+    add_windows,
+    column_means,
+    covariance,
+    segments,
+    steadying_noise,
+    zero_moments,
+)
 from lvmzoo.inference.preferential import whiten
 
 LAGS, COLUMNS = 6, 3
@@ -80,6 +88,32 @@ def test_missing_samples_leave_the_pairs_that_there_are() -> None:
     products = H[:, :, None] * H[:, None, :]
     found = covariance(total, torch.ones(4, dtype=torch.bool), torch.arange(COLUMNS))
     np.testing.assert_allclose(found, np.nanmean(products, 0), rtol=1e-11, atol=1e-11)
+
+
+def test_noise_that_steadies_moments_is_white_and_vanishes_with_more_windows() -> None:
+    generator = torch.Generator().manual_seed(4)
+    found = []
+    for bins in (500, 50_000):
+        values = torch.randn(1, bins, COLUMNS, dtype=torch.float64, generator=generator)
+        values[..., 2] = values[..., 0] + 1e-3 * values[..., 2]  # a direction with hardly any variance
+        there = torch.rand(values.shape, generator=generator) > 0.2
+        everything, valid, kind = (
+            torch.ones(4, dtype=torch.bool),
+            torch.ones(1, bins, dtype=torch.bool),
+            torch.arange(3),
+        )
+        total = moments(torch.where(there, values, 0.0), valid, 0, there)
+        G = covariance(total, everything, kind)
+        added = steadying_noise(total, everything, kind, G, COLUMNS)
+        places = LAGS * COLUMNS
+        assert float(torch.linalg.eigvalsh(G)[0]) < 0
+        errors = 2 * (places * (1 - 0.8**2) / bins) ** 0.5  # most pairs lack one of both
+        least = float(torch.linalg.eigvalsh(G + torch.diag(added.repeat(LAGS)))[0])
+        assert least == pytest.approx(errors, rel=0.3)
+        found.append(float(added.max()))
+        whole = moments(values, valid, 0)
+        assert not steadying_noise(whole, everything, torch.zeros(3, dtype=torch.int64), G, COLUMNS).any()
+    assert found[1] < 0.15 * found[0]
 
 
 def test_whitening_nests_and_finds_the_rank() -> None:

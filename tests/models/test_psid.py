@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import block_diag
 
 from lvmzoo.inference import preferential_filter
 from lvmzoo.inference.preferential import Identified
@@ -20,6 +21,7 @@ from lvmzoo.models.behavior.psid import PSID, PSIDConfig
 from lvmzoo.simulate.dissociation import OTHER, RELEVANT, dissociation, dissociation_system
 from tests.models import psid_world as world
 from tests.models.frozen import make_psid as frozen
+from tests.models.psid_world import plane
 
 FROZEN = json.loads(Path(frozen.__file__).with_name("psid.json").read_text())
 
@@ -72,6 +74,52 @@ def test_planted_dynamics_are_recovered() -> None:
     assert world.eigenvalue_error(model.system().dynamics[:2, :2], planted.A[:2, :2]) < 0.005
     assert float(model.system().dynamics[:2, 2:].abs().max()) == 0
     assert set(model.eigenvalues()) == {"relevant", "other"}
+
+
+@pytest.mark.slow
+def test_a_million_samples_tell_the_dynamics_to_a_thousandth() -> None:
+    planted = world.Planted(0)
+    y, z, _ = planted.draw(1_000_000)
+    model = first_pass(world.batch([y], [z]))
+    assert world.eigenvalue_error(model.system().dynamics, planted.A) <= 0.001
+
+
+def resonances() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a system of four states that behavior sees, and of two strong resonances that it has no part in."""
+    random = np.random.default_rng(5)
+    A = block_diag(plane(0.25, 0.95), plane(0.7, 0.9), plane(1.6, 0.99), plane(2.4, 0.99))
+    C = random.normal(size=(12, 8)) * ([1.0] * 4 + [3.0] * 4)
+    return A, C, np.concatenate([random.normal(size=(4, 4)), np.zeros((4, 4))], 1)
+
+
+def test_behavior_is_found_below_strong_resonances_that_it_has_no_part_in() -> None:
+    A, C, Cz = resonances()
+    random = np.random.default_rng(6)
+    x = random.normal(size=(60_000, 8))
+    for t in range(1, len(x)):
+        x[t] += A @ x[t - 1]
+    y = x @ C.T + 0.5 * random.normal(size=(len(x), 12))
+    z = x @ Cz.T + 0.3 * random.normal(size=(len(x), 4))
+    (y, y_test), (z, z_test) = (np.split(values, [50_000]) for values in (y, z))
+    train, test = world.batch([y], [z]), world.batch([y_test], [np.full_like(z_test, np.nan)])
+    found = {}
+    for latents, relevant in ((4, 4), (4, 0), (8, 4)):
+        model = world.fit(train, latents=latents, relevant=relevant, horizon_bins=10)
+        found[latents, relevant] = world.r2(z_test, model.decode(test)["z"][0].numpy())
+        dynamics = model.system().dynamics[:4, :4]
+        if latents == 8:
+            assert world.eigenvalue_error(dynamics, A[:4, :4]) < 0.01
+        elif not relevant:
+            assert world.eigenvalue_error(dynamics, A[:4, :4]) > 0.1
+    assert found[4, 4] >= 0.82
+    assert found[4, 0] <= 0.1
+    # All eight states decode as well as the Kalman predictor of the true system.
+    none, (C, Cz) = torch.zeros(8, 0, dtype=torch.float64), map(torch.from_numpy, (C, Cz))
+    noise = torch.eye(8, dtype=torch.float64), 0 * C.T, 0.25 * torch.eye(12, dtype=torch.float64)
+    true = Identified(torch.from_numpy(A), none, C, C[:, :0], Cz, Cz[:, :0], *noise)
+    system = usable(true, torch.ones(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
+    (passed,) = passes(Observer(system), test.activity, test.valid, test.observed)
+    assert found[8, 4] >= 0.99 * world.r2(z_test, (passed.x[:, 0] @ Cz.T).numpy())
 
 
 def oracle(data: Any) -> Any:
@@ -187,6 +235,22 @@ def test_a_tenth_of_the_samples_missing_costs_little(what: str) -> None:
             model = first_pass(data)
             errors[name].append(world.eigenvalue_error(model.system().dynamics, planted.A))
     assert np.median(errors["holes"]) <= 2 * np.median(errors["whole"])
+
+
+def test_a_tenth_of_the_samples_of_many_units_missing_costs_little() -> None:
+    """So many places that errors of single pairs are larger than what noise leaves of some directions."""
+    errors, decoded = np.zeros((3, 2)), np.zeros((3, 2))
+    for seed in range(3):
+        planted = world.Planted(seed, units=40)
+        y, z, _ = planted.draw(3000)
+        y_test, z_test, _ = planted.draw(2000, stream=1)
+        holed = np.where(np.random.default_rng(seed).random(y.shape) < 0.1, np.nan, y)
+        for k, activity in enumerate((y, holed)):
+            model = world.fit(world.batch([activity], [z]), horizon_bins=8)
+            errors[seed, k] = world.eigenvalue_error(model.system().dynamics, planted.A)
+            decoded[seed, k] = world.r2(z_test, model.decode(world.batch([y_test], [z_test]))["z"][0].numpy())
+    assert np.median(errors[:, 1]) <= 2 * np.median(errors[:, 0])
+    assert (decoded[:, 1] > decoded[:, 0] - 0.02).all()
 
 
 def first_pass(data: Any) -> PSID:
