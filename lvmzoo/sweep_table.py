@@ -60,6 +60,7 @@ SHOWN = (
 MOST_SETTINGS = 3  # that get a column each; more are written in one
 FEWEST = 10  # a spread over fewer things (pairs of regions) says nothing, and is left out
 WRONG = "directions wrong"
+SHIFT = "data.shift_behavior"
 NONE = "\N{EN DASH}"
 LEGEND = "Bold: the best on the same data. \N{DOWNWARDS ARROW}: lower is better. \N{EN DASH}: no answer to that."
 
@@ -237,10 +238,14 @@ def _settings(outcomes: Sequence[Mapping[str, Any]]) -> _Settings:
 
 def _pair(word: str) -> tuple[str, str]:
     key, _, value = word.lstrip("+").partition("=")
+    if key == SHIFT:  # its seeds are one control
+        return key, "" if value == "null" else "shifted"
     return key, value
 
 
 def _short(key: str) -> str:
+    if key == SHIFT:
+        return "labels"
     return "model" if key.startswith("family") else key.removeprefix("data.simulator_options.")
 
 
