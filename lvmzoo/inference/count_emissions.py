@@ -30,6 +30,7 @@ __all__ = [
     "emission",
     "expected",
     "log_rates",
+    "of_shown",
     "pairs",
     "row_blocks",
     "sites",
@@ -90,20 +91,24 @@ class Expected(NamedTuple):
 
 def emission(model: LinearGaussian, poisson: bool) -> Emission:
     """Return what inference needs of the parameters; ``model.noise`` is the overdispersion unless they are Poisson."""
-    latents = model.readout.shape[1]
-    rows, columns = torch.tril_indices(latents, latents, device=model.readout.device)
-    place = torch.zeros(latents, latents, dtype=torch.long, device=model.readout.device)
+    return _of(model.readout, model.offset, None if poisson else model.noise, model.feedthrough)
+
+
+def of_shown(parts: Emission) -> Emission:
+    """Return the same of the first latents alone, up to the last that shows in any count."""
+    shown = int((parts.readout != 0).any(0).nonzero().amax()) + 1 if bool(parts.readout.any()) else 1
+    if shown == parts.readout.shape[1]:
+        return parts
+    return _of(parts.readout[:, :shown].contiguous(), parts.offset, parts.overdispersion, parts.feedthrough)
+
+
+def _of(readout: Tensor, offset: Tensor, overdispersion: Tensor | None, feedthrough: Tensor | None) -> Emission:
+    latents = readout.shape[1]
+    rows, columns = torch.tril_indices(latents, latents, device=readout.device)
+    place = torch.zeros(latents, latents, dtype=torch.long, device=readout.device)
     place[rows, columns] = place[columns, rows] = torch.arange(len(rows), device=place.device)
-    return Emission(
-        model.readout,
-        model.offset,
-        None if poisson else model.noise,
-        model.feedthrough,
-        model.readout[:, rows] * model.readout[:, columns],
-        rows,
-        columns,
-        place.flatten(),
-    )
+    products = readout[:, rows] * readout[:, columns]
+    return Emission(readout, offset, overdispersion, feedthrough, products, rows, columns, place.flatten())
 
 
 def pairs(parts: Emission, covariance: Float[Tensor, "*group latent latent"]) -> Float[Tensor, "*group pair"]:

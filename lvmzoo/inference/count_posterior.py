@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvmzoo.inference.count_emissions import Counts, Emission, sites, starting_sites
+from lvmzoo.inference.count_emissions import Counts, Emission, of_shown, sites, starting_sites
 from lvmzoo.inference.count_smoother import Chain, Sites, Smoothed, smooth
 
 __all__ = ["best_sites", "divergence", "prior"]
@@ -44,7 +44,7 @@ def prior(
 
 
 class _State(NamedTuple):
-    """Where the search stands: sites, their posterior, its bound, and the sites that it asks for."""
+    """Where the search stands: sites, their posterior, its bound, and the sites that it asks for; of what is shown."""
 
     sites: Sites
     mean: Tensor
@@ -80,9 +80,12 @@ class _Pace(NamedTuple):
 
 
 def best_sites(chain: Chain, parts: Emission, counts: Counts) -> Sites:
-    """Return the sites of the best posterior of each trial."""
+    """Return the sites of the best posterior of each trial, of the first latents, up to the last that counts show."""
     bins, trials = counts.counts.shape[:2]
-    start = starting_sites(parts, counts, *prior(chain, bins))
+    parts = of_shown(parts)
+    shown = parts.readout.shape[1]
+    mean, covariance = prior(chain, bins)
+    start = starting_sites(parts, counts, mean[..., :shown], covariance[..., :shown, :shown])
     result = Sites(start.precision.clone(), start.shift.clone())
     going = torch.arange(trials, device=start.shift.device)
     done = torch.zeros_like(going, dtype=torch.bool)
@@ -119,19 +122,21 @@ def best_sites(chain: Chain, parts: Emission, counts: Counts) -> Sites:
 
 def divergence(evidence: Sites, posterior: Smoothed) -> Float[Tensor, " trial"]:
     """Return the Kullback-Leibler divergence of each trial's posterior from its prior."""
-    m, (J, h) = posterior.mean, evidence
+    J, h = evidence
+    m, V = posterior.shown(h.shape[-1])
     Jm = (J @ m[..., None])[..., 0]
-    expectation = (h * m - 0.5 * Jm * m).sum((0, 2)) - 0.5 * (J * posterior.covariance).sum((0, 2, 3))
+    expectation = (h * m - 0.5 * Jm * m).sum((0, 2)) - 0.5 * (J * V).sum((0, 2, 3))
     return expectation - posterior.log_normalizer
 
 
 def _evaluate(chain: Chain, parts: Emission, counts: Counts, evidence: Sites) -> _State:
     posterior = smooth(chain, evidence)
-    target, fit = sites(parts, counts, posterior.mean, posterior.covariance)
+    mean, covariance = posterior.shown(evidence.shift.shape[-1])
+    target, fit = sites(parts, counts, mean, covariance)
     distance = divergence(evidence, posterior)
     sound = distance > -UNSOUND * (1 + fit.abs())  # a divergence is not negative
     value = torch.where(sound, fit - distance, -torch.inf)
-    return _State(evidence, posterior.mean, posterior.covariance, value, target)
+    return _State(evidence, mean, covariance, value, target)
 
 
 def _distance(new: _State, old: _State) -> Tensor:
