@@ -1,7 +1,7 @@
 """Position of a rat on a linear track from 31 hippocampal units: a contrastive embedding beside smoothed counts.
 
 One contiguous fifth of the session is tested, with a gap. The model is that of
-configs/experiment/head_direction.yaml but for its size and steps. Counts are smoothed as for the model, and more widely.
+configs/experiment/head_direction.yaml but for size and steps. Counts are smoothed as for the model, and more widely.
 Both are read out by nearest neighbors and by ridge regression.
 """
 
