@@ -87,9 +87,14 @@ class Coloring:
         axes.set_ylabel(labels[1])
         self.key(axes)
 
-    def space(self, figure: Figure, points: np.ndarray, labels: list[str]) -> None:
-        """Draw the first three axes."""
+    def space(self, figure: Figure, points: np.ndarray, labels: list[str], center: np.ndarray | None = None) -> None:
+        """Draw the first three axes, and the unit sphere around ``center``."""
         axes = space_axes(figure, labels)
+        if center is not None:
+            around, up = np.meshgrid(np.linspace(0, 2 * np.pi, 49), np.linspace(0, np.pi, 13))
+            ball = np.stack([np.cos(around) * np.sin(up), np.sin(around) * np.sin(up), np.cos(up)])
+            x, y, z = ball + center[:, None, None]
+            axes.plot_wireframe(x, y, z, rstride=2, cstride=4, color=HAIRLINE, linewidth=0.4)
         self._scatter(axes, points[:, :3], 4.0)
         axes.set_aspect("equal")
 

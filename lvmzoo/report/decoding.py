@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["communication_figures", "decoding_figures"]
 
 _MOST_VARIABLES, _MOST_TARGETS, _STRETCH_S, _UNITS = 3, 3, 40.0, 5
+_MOST_POINTS = 2000  # drawn one by one
 
 
 def decoding_figures(view: View) -> Iterator[Picture]:
@@ -115,7 +116,7 @@ def _unwrapped_gaps(degrees: np.ndarray) -> np.ndarray:
 
 
 def _against(name: str, variable: Variable, channel: int, true: np.ndarray, decoded: np.ndarray) -> Picture:
-    """Draw the density of decoded against true values over all test bins."""
+    """Draw decoded against true values of all test bins: points where they are few, else their density."""
     known = np.isfinite(true) & np.isfinite(decoded)
     true, decoded = true[known], decoded[known]
     circular = variable.kind is Kind.CIRCULAR
@@ -128,7 +129,11 @@ def _against(name: str, variable: Variable, channel: int, true: np.ndarray, deco
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.pcolormesh(edges, edges, np.sqrt(counts.T), cmap=heat_map(), rasterized=True)
+        if len(true) > _MOST_POINTS:
+            axes.pcolormesh(edges, edges, np.sqrt(counts.T), cmap=heat_map(), rasterized=True)
+        else:
+            axes.plot(true, decoded, "o", color=PREDICTED, markersize=2.2, mew=0, alpha=0.5, rasterized=True)
+            axes.set(xlim=(low, high), ylim=(low, high))
         axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_aspect("equal")
         if circular:
@@ -139,11 +144,16 @@ def _against(name: str, variable: Variable, channel: int, true: np.ndarray, deco
         axes.set_ylabel("decoded")
 
     label = _channel_name(name, variable, channel)
+    what = "Density of decoded" if len(true) > _MOST_POINTS else "Decoded"
+    error = np.abs(decoded - true)
+    off = f" Median absolute error {np.median(error):.2g}" if len(true) and not circular else ""
+    if off and name.endswith("_s"):
+        off += f" s; {100 * (error <= 1).mean():.0f} % are within one second"
     return picture(
         draw,
         title=f"{label[:1].upper()}{label[1:]}, all test bins",
-        caption="Density of decoded against true values; on the dashed line they are equal.",
-        alt=f"Two-dimensional histogram of decoded against true {label}.",
+        caption=f"{what} against true values; on the dashed line they are equal.{off}{'.' if off else ''}",
+        alt=f"{what} against true {label}.",
         width=THIRD,
         height=3.1,
     )

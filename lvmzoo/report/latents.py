@@ -88,7 +88,7 @@ def _by_value(view: View) -> Iterator[Picture]:
         seconds = view.times("test")[::step]
         colorings = [Coloring("time in the recording (s)", "time", seconds, Kind.CONTINUOUS, ())]
     labels = _labels(view)
-    dims = points.shape[1]
+    dims, center = points.shape[1], _center(view)
     about = f"Each point is a bin of {1000 * view.bin_s:.4g} ms. {_explain(view)}"
     for number, coloring in enumerate(colorings):
         if dims >= 2:
@@ -101,9 +101,11 @@ def _by_value(view: View) -> Iterator[Picture]:
             )
         if dims >= 3 and number == 0:
             yield picture(
-                functools.partial(coloring.space, points=points, labels=labels),
-                title="In three dimensions",
-                caption=f"The first three axes, colored by {coloring.short}.",
+                functools.partial(coloring.space, points=points, labels=labels, center=center),
+                title="In three dimensions" if center is None else "On the sphere",
+                caption=f"The first three axes, colored by {coloring.short}."
+                if center is None
+                else f"The latents have length one and lie on a sphere; colored by {coloring.short}.",
                 alt=f"Three-dimensional scatter of the first three latent axes, colored by {coloring.short}.",
                 height=4.3,
             )
@@ -115,6 +117,14 @@ def _by_value(view: View) -> Iterator[Picture]:
             alt="The latent against time in the recording.",
             width=HALF,
         )
+
+
+def _center(view: View) -> np.ndarray | None:
+    """Return where the middle of the sphere is drawn on which three latents lie, or None where they do not."""
+    latents = view.evaluation.latents("test")
+    if latents.shape[1] != 3 or view.axes.of_activity or not np.allclose((latents**2).sum(1), 1, atol=1e-3):
+        return None
+    return view.axes.project(np.zeros((1, 3)))[0]
 
 
 def _course(figure: Figure, view: View, label: str) -> None:

@@ -16,7 +16,7 @@ from lvmzoo.config import DataConfig, Experiment, SplitConfig
 from lvmzoo.data.conditions import find_conditions
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.report import curves, text
-from lvmzoo.report.decoding import _quality
+from lvmzoo.report.decoding import _against, _quality
 from lvmzoo.report.drift import drift_figures
 from lvmzoo.report.rates import broken, stretch
 from lvmzoo.report.style import hue_circle, palette
@@ -241,3 +241,14 @@ def test_highlights_choose_the_angle_that_is_decoded_not_the_one_that_hardly_var
 def test_value_and_spread_have_the_digits_that_mean_something(value, spread, expected):
     (row,) = text.rows([Score("co_bps", value, "s", spread=spread)])
     assert (row.value.replace("\N{MINUS SIGN}", "-"), row.spread) == expected
+
+
+def test_times_are_said_to_be_within_a_second():
+    true = np.linspace(0, 30, 200)
+    decoded = true + np.where(np.arange(200) % 4 == 0, 3.0, 0.1)
+    drawn = _against("movie_s", Variable(Kind.CONTINUOUS), 0, true, decoded)
+    assert "Median absolute error 0.1 s; 75 % are within one second." in drawn.caption
+    assert drawn.caption.startswith("Decoded against")
+    many = _against("speed", Variable(Kind.CONTINUOUS), 0, np.tile(true, 20), np.tile(decoded, 20))
+    assert many.caption.startswith("Density of decoded")
+    assert "second" not in many.caption
