@@ -1,0 +1,135 @@
+"""Claims about delays, and about directions that follow from them, with the curves behind them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvmzoo.claims.delayed_communication import shared_strength
+from lvmzoo.claims.delayed_study import LEVEL, Study, around
+from lvmzoo.claims.nulls import holm
+from lvmzoo.findings import Claim, Profile, Question
+
+__all__ = ["delay_claims", "direction_claims", "lag_profiles"]
+
+CURVE_BINS = 81  # lags of a profile
+
+
+def delay_claims(
+    study: Study, shared: dict[tuple[int, int], float | None], useful: dict[tuple[int, int], int]
+) -> dict[tuple[int, int, int], Claim]:
+    """Return the delay of each latent, by the likelihood ratio of a refit without it."""
+    cases = list(study.ratios)
+    ps = dict(zip(cases, holm([_chi_square_tail(study.ratios[case]) for case in cases]), strict=True))
+    how = f"{study.settings.resamples} refits to resampled trials"
+    if not study.settings.resamples or study.trials < 2:
+        how = "Fisher information, readouts taken as known"
+    claims = {}
+    for one, other, latent in cases:
+        pair = (one, other)
+        rank = shared_strength(study.model, *pair).argsort(descending=True).tolist().index(latent)
+        value = float(study.model.delays[other, latent] - study.model.delays[one, latent]) * study.ms
+        samples = (study.draws.delays[:, other, latent] - study.draws.delays[:, one, latent]) * study.ms
+        p, evidence, note = ps[one, other, latent], None, "likelihood ratio of a refit without the delay"
+        note += f", corrected for {len(cases)} by Holm" if len(cases) > 1 else ""
+        communicates = shared[pair]
+        if communicates is not None:  # without something shared, a delay is of nothing
+            p = max(p, communicates)
+            note += ", and not below the p of communication"
+        if rank >= useful[pair]:
+            p = 1.0
+            note += "; predicts nothing in trials left out"
+        note += f"; interval: {how}"
+        if not study.enough:
+            note = f"too short to tell: {study.trials} trials"
+        else:
+            evidence = p <= LEVEL
+        claims[one, other, latent] = Claim(
+            Question.DELAY,
+            *study.called(pair),
+            value,
+            "delay",
+            "ms",
+            around(value, samples),
+            p,
+            evidence=evidence,
+            item=f"latent {latent + 1}",
+            note=note,
+        )
+    return claims
+
+
+def direction_claims(study: Study, delays: dict[tuple[int, int, int], Claim]) -> list[Claim]:
+    """Return the share of what two regions share that is carried by latents which one sees before the other."""
+    claims = []
+    for number, (one, other) in enumerate(study.pairs):
+        strengths = shared_strength(study.model, one, other)
+        drawn = study.draws.strengths[:, number]
+        for source, target, sign in ((one, other, 1.0), (other, one, -1.0)):
+
+            def share(delay: Tensor, weight: Tensor, sign: float = sign) -> Tensor:
+                leads = ((sign * delay) > 0).to(weight)
+                return (leads * weight).sum(-1) / weight.sum(-1).clamp(min=1e-300)
+
+            D = study.model.delays
+            value = float(share(D[other] - D[one], strengths))
+            samples = share(study.draws.delays[:, other] - study.draws.delays[:, one], drawn)
+            own = [claim for (a, b, _), claim in delays.items() if (a, b) == (one, other)]
+            leading = [claim for claim in own if sign * claim.value > 0]
+            ps = [claim.p for claim in leading if claim.p is not None]
+            unknown = all(claim.evidence is None for claim in own)
+            claims.append(
+                Claim(
+                    Question.DIRECTION,
+                    *study.called((source, target)),
+                    value,
+                    "share of the shared variance in latents that it leads",
+                    "",
+                    around(value, samples),
+                    min(ps, default=1.0),
+                    evidence=None if unknown else any(claim.evidence for claim in leading),
+                    note="p: the smallest of the delays of these latents" if not unknown else own[0].note,
+                )
+            )
+    return claims
+
+
+def lag_profiles(study: Study) -> list[Profile]:
+    """Return the correlation of what two regions see of each latent, by lag."""
+    profiles = []
+    for one, other in study.pairs:
+        strengths = shared_strength(study.model, one, other)
+        shares = strengths / strengths.sum().clamp(min=1e-300)
+        for j in range(study.model.across):
+            D, tau = float(study.model.delays[other, j] - study.model.delays[one, j]), float(study.model.timescales[j])
+            reach = min(abs(D) + 3 * tau, float(study.data.valid.shape[1]))
+            lags = torch.linspace(-reach, reach, CURVE_BINS, dtype=torch.float64)
+            drawn = torch.exp(
+                -0.5
+                * (
+                    (lags - (study.draws.delays[:, other, j] - study.draws.delays[:, one, j])[:, None].cpu())
+                    / study.draws.timescales[:, j, None].cpu()
+                ).square()
+            )
+            value = torch.exp(-0.5 * ((lags - D) / tau).square())
+            low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+            profiles.append(
+                Profile(
+                    "lag",
+                    *study.called((one, other)),
+                    "correlation of the latent between regions",
+                    {"lag (ms)": (lags * study.ms).numpy()},
+                    value.numpy(),
+                    torch.minimum(low, value).numpy(),
+                    torch.maximum(high, value).numpy(),
+                    marks={"delay": D * study.ms},
+                    item=f"latent {j + 1}",
+                    note=f"{float(shares[j]):.0%} of the shared variance",
+                )
+            )
+    return profiles
+
+
+def _chi_square_tail(ratio: float) -> float:
+    """Return the probability that a chi-square variable of one degree of freedom is at least that large."""
+    return max(float(torch.special.erfc(torch.tensor((ratio / 2) ** 0.5, dtype=torch.float64))), 1e-300)

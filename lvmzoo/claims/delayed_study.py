@@ -1,0 +1,148 @@
+"""What processes with delays were found to say of one session: tests, refits, and predictions of trials left out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lvmzoo.batch import Batch, Observation
+from lvmzoo.claims.delayed_claims import Draws, fisher_draws, resampled, test_delays
+from lvmzoo.claims.delayed_communication import Exchange, Predictions, cross_validated, exchange
+from lvmzoo.findings import Progress
+from lvmzoo.inference.delayed_dimension import fold_of_trials
+from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.delayed_refits import Recordings
+from lvmzoo.parts.residuals import Residuals
+
+__all__ = ["LEVEL", "Settings", "Study", "around"]
+
+LEVEL = 0.05  # of tests
+FEWEST_TRIALS = 8  # whose exchange can tell chance from communication
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of tests and intervals; see the model's config."""
+
+    residuals: bool
+    folds: int
+    permutations: int
+    resamples: int
+
+
+class Study:
+    """The trials of one session, and what was found in them."""
+
+    def __init__(
+        self,
+        model: DelayedProcesses,
+        batch: Batch,
+        names: Sequence[str],
+        settings: Settings,
+        activity: Tensor,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        used = batch.valid.any(1)
+        self.batch = batch if bool(used.all()) else batch.map(lambda tensor: tensor[used])
+        self.data = Recordings(activity[used], batch.valid[used], batch.observed[used])
+        self.names, self.settings, self.progress = names, settings, progress
+        self.generator = torch.Generator().manual_seed(seed)
+        self.counts = batch.layout.observation is Observation.COUNTS
+        self.ms = 1e3 * batch.layout.bin_width_s
+        present = [m for m, name in enumerate(names) if name in batch.layout.units]
+        place = {name: k for k, name in enumerate(batch.layout.units)}
+        present.sort(key=lambda m: place[names[m]])
+        self.pairs = list(itertools.combinations(present, 2))
+        self.fold = fold_of_trials(len(self.data.valid), settings.folds).to(self.data.valid.device)
+        tested = test_delays(
+            model, self.data, self.counts, self.pairs, lambda done: progress("Delays against zero", done)
+        )
+        self.model, self.ratios = tested
+        self.draws = self._draws()
+        self.predictions = self._predictions()
+        self.exchanges = self._exchanges()
+
+    def _draws(self) -> Draws:
+        resamples = self.settings.resamples
+        if resamples and len(self.data.valid) > 1:
+            return resampled(
+                self.model,
+                self.data,
+                self.counts,
+                self.pairs,
+                resamples,
+                self.generator,
+                lambda done: self.progress("Refits to resampled trials", done),
+            )
+        return fisher_draws(self.model, self.data, self.pairs, self.generator)
+
+    def _predictions(self) -> dict[tuple[int, int], Predictions]:
+        if int(self.fold.max()) < 1:
+            return {}
+        ordered = [pair for one, other in self.pairs for pair in ((one, other), (other, one))]
+        return cross_validated(
+            self._activity,
+            self.data.valid,
+            self.data.observed,
+            self.fold,
+            self.model,
+            self.counts,
+            ordered,
+            lambda done: self.progress("Predictions of trials left out", done),
+        )
+
+    def _activity(self, train: Bool[Tensor, " trial"]) -> Float[Tensor, "trial bin unit"]:
+        """Return the activity less condition means of the training trials, where they are wanted."""
+        residuals = Residuals([self.batch.layout], self.settings.residuals).to(train.device)
+        residuals.prepare([self.batch.map(lambda tensor: tensor[train])])
+        activity: Tensor = residuals(self.batch)
+        return activity
+
+    def _exchanges(self) -> dict[tuple[int, int], Exchange]:
+        if not self.predictions:
+            return {}
+        condition = self.batch.condition
+        return {
+            (a, b): exchange(
+                self.predictions[a, b],
+                self.predictions[b, a],
+                self.fold,
+                condition,
+                self.settings.permutations,
+                self.generator,
+            )
+            for a, b in self.pairs
+        }
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are trials to tell anything from."""
+        return self.trials >= FEWEST_TRIALS
+
+    @property
+    def trials(self) -> int:
+        """Number of trials with a valid bin."""
+        return len(self.data.valid)
+
+    def called(self, pair: tuple[int, int]) -> tuple[str, str]:
+        """Return the names of two regions."""
+        return self.names[pair[0]], self.names[pair[1]]
+
+
+def around(value: float, samples: Sequence[float] | Float[Tensor, " draw"]) -> tuple[float, float]:
+    """Return the 95 % interval of the samples, widened to hold the value where they lie to one side of it.
+
+    The k-th of n samples is the quantile at k / (n + 1), so that one more would lie in the interval that often. Fewer
+    than 39 samples cannot say so much: the interval is all they span.
+    """
+    draws = torch.as_tensor(samples, dtype=torch.float64).cpu()
+    spread = max(len(draws) - 1, 1)
+    levels = ((torch.tensor([0.025, 0.975], dtype=torch.float64) * (len(draws) + 1) - 1) / spread).clamp(0, 1)
+    low, high = torch.quantile(draws, levels).tolist()
+    return min(value, low), max(value, high)
