@@ -43,21 +43,29 @@ def fit_decoders(evaluation: Evaluation, kind: str, penalties: Sequence[float] =
 
 
 def best_decoders(evaluation: Evaluation) -> dict[str, Decoder]:
-    """Return for each variable the readout that is better on validation bins, ridge where there are none."""
-    decoders = fit_decoders(evaluation, "ridge")
-    if not len(evaluation.bins("validation")):
-        return decoders
-    return {name: _better(evaluation, name, ridge) for name, ridge in decoders.items()}
+    """Return for each variable the readout that is better on validation bins.
+
+    Where there are none, both are fitted to the first four fifths of the training bins and judged on the last; the one
+    that is taken is then fitted to all of them.
+    """
+    return {name: _better(evaluation, name, ridge) for name, ridge in fit_decoders(evaluation, "ridge").items()}
 
 
 def _better(evaluation: Evaluation, name: str, ridge: Decoder) -> Decoder:
-    truth = evaluation.behavior("validation", name)
-    known = np.isfinite(truth).all(1)
-    if not known.any():
+    part = "validation" if len(evaluation.bins("validation")) else "train"
+    known = np.isfinite(evaluation.behavior(part, name)).all(1)
+    latents, truth = evaluation.latents(part)[known], evaluation.behavior(part, name)[known]
+    rivals = {kind: fit_decoders(evaluation, kind)[name] for kind in ("ridge", "knn")}
+    judged: Mapping[str, Decoder] = rivals
+    if part == "train":
+        cut = len(truth) * 4 // 5
+        if not 0 < cut < len(truth):
+            return ridge
+        judged = {kind: fit_decoder(latents[:cut], truth[:cut], ridge.variable, kind) for kind in rivals}
+        latents, truth = latents[cut:], truth[cut:]
+    if not len(truth):
         return ridge
-    latents = evaluation.latents("validation")[known]
-    rivals = [ridge, fit_decoders(evaluation, "knn")[name]]
-    return max(rivals, key=lambda decoder: quality(truth[known], decoder.predict(latents), decoder.variable))
+    return rivals[max(judged, key=lambda kind: quality(truth, judged[kind].predict(latents), ridge.variable))]
 
 
 def decoding_scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,8 +15,11 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.errors import UserError
+from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import angular_error, decoder_from_state, fit_decoder
+from lvmzoo.metrics.decoding import best_decoders
 from lvmzoo.metrics.spread import group_sums, r2, ratio_sem
+from tests.metrics.toy import make_session
 
 CONTINUOUS = Variable(Kind.CONTINUOUS, 2)
 HEADING = Variable(Kind.CIRCULAR)
@@ -164,3 +168,15 @@ def test_standard_error_is_the_spread_over_repetitions():
 def test_group_sums():
     sums = group_sums(np.arange(6.0)[:, None], np.array([2, 2, 5, 7, 7, 7]))
     np.testing.assert_array_equal(sums[:, 0], [1, 2, 12])
+
+
+def test_without_validation_bins_the_readout_that_predicts_the_last_fifth_is_taken():
+    session = make_session(timed=True)
+    session = dataclasses.replace(session, validation=session.train.select([]))
+    plain = Evaluation(None, session)
+    time = {part: plain.behavior(part, "movie_s") for part in ("train", "validation", "test")}
+    straight = {part: np.hstack([x, 0 * x]) for part, x in time.items()}
+    bent = {part: np.hstack([np.cos(2 * x), np.sin(2 * x)]) for part, x in time.items()}
+    noisy = {p: x + np.random.default_rng(0).normal(0, 1, x.shape) for p, x in straight.items()}
+    kinds = [best_decoders(Evaluation(None, session, 0, {"latents": x}))["movie_s"].kind for x in (noisy, bent)]
+    assert kinds == ["ridge", "knn"]
