@@ -129,6 +129,7 @@ def _principal(latents: np.ndarray) -> np.ndarray:
 
 
 def _points(figure: Figure, points: np.ndarray, coloring: Coloring) -> None:
+    axes: Any
     if points.shape[1] < 3:
         axes = figure.subplots()
         axes.set_aspect("equal", adjustable="datalim")
@@ -144,7 +145,7 @@ def _points(figure: Figure, points: np.ndarray, coloring: Coloring) -> None:
 
 def _matrix(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture | Table]:
     """Draw the mean consistency of every setting with every other, over pairs of runs with different seeds."""
-    labels = {label[0] for _, (run, *_) in shown for session in run.layouts if (label := _label(run, session))}
+    labels = {found[0] for _, (run, *_) in shown for session in run.layouts if (found := _label(run, session))}
     label = next(iter(labels)) if len(labels) == 1 else None
     size = len(shown)
     values, nulls = np.full((size, size), np.nan), []
