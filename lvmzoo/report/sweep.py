@@ -154,10 +154,10 @@ def _matrix(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture | T
             pairs = [
                 between(a, b, label) for a in sources[:_MOST_SEEDS] for b in targets[:_MOST_SEEDS] if a.job != b.job
             ]
-            found = [pair for pair in pairs if pair is not None]
-            if found:
-                values[i, j] = np.mean([pair.value for pair in found])
-                nulls += [value for pair in found for value in pair.null]
+            known = [pair for pair in pairs if pair is not None]
+            if known:
+                values[i, j] = np.mean([pair.value for pair in known])
+                nulls += [value for pair in known for value in pair.null]
     if not np.isfinite(values).any():
         return
     names = [_name(row) for row, _ in shown]
