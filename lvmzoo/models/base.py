@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from lvmzoo.batch import Batch, Layout, Sampling, TrialSampling
 from lvmzoo.findings import Findings, Progress, quiet_progress
+from lvmzoo.inference.attribution import Attribution
 from lvmzoo.inference.shared_variance import SharedVariance
 
 __all__ = [
     "Adapts",
+    "Attributes",
     "Communicates",
     "Connects",
     "Decodes",
@@ -218,6 +220,23 @@ class Adapts(abc.ABC):
         """Return what belongs to one session alone, parameters and buffers; all sessions share the rest."""
 
 
+class Attributes(abc.ABC):
+    """Says how strongly each unit carries each latent, or what is read out from the latents."""
+
+    @abc.abstractmethod
+    def attribution(
+        self, batch: Batch, readout: Float[Tensor, "latent code"] | None = None, windows: int = 1000
+    ) -> Attribution:
+        """Return the attribution of the held-in units; others hold zeros.
+
+        Parameters
+        ----------
+        batch : where to look.
+        readout : linear, from the latents; None: the latents themselves.
+        windows : bins to look at, evenly spaced among the valid ones.
+        """
+
+
 class HasDynamics(abc.ABC):
     """Its latents follow a law of motion."""
 
@@ -280,6 +299,7 @@ CAPABILITIES: tuple[type, ...] = (
     ForecastsBehavior,
     Filters,
     Adapts,
+    Attributes,
     HasDynamics,
     Samples,
     Scores,

@@ -1,4 +1,4 @@
-"""A new session for a trained contrastive model: a tenth of the steps on its input layer give the decoding of a full fit.
+"""A new session for a trained contrastive model: a tenth of the steps give the decoding of a full fit.
 
 Sessions are simulated: a hundred Poisson units tuned to one angle, other units in each session, 6000 bins of 50 ms. A
 model is trained on the first; the second is decoded by nearest neighbors on held-out bins after (a) a model of its own,
@@ -20,7 +20,7 @@ from lvmzoo.metrics import evaluate
 from lvmzoo.run import Run
 from lvmzoo.train import train
 
-SEEDS, STEPS, SHARE = 3, 1500, 0.95
+SEEDS, STEPS, SHARE = 3, 1000, 0.95
 
 
 def session(name: str, seed: int) -> Recording:

@@ -24,14 +24,15 @@ Schneider, Lee & Mathis (2023), Learnable latent embeddings for joint behavioura
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout, PairSampling
-from lvmzoo.models.base import Adapts, Filters, GradientModel, Loss
+from lvmzoo.inference.attribution import Attribution, attribute, jacobian_penalty, jacobians, phased_in
+from lvmzoo.models.base import Adapts, Attributes, Filters, GradientModel, Loss
 from lvmzoo.models.behavior.contrastive_config import ContrastiveConfig, pair_sampling
 from lvmzoo.parts.bins_in_view import BinsInView, nothing_yet
 from lvmzoo.parts.encoders import OffsetEncoder, encode, input_layer
@@ -41,10 +42,12 @@ from lvmzoo.registry import Entry, Family, Reference, Training, register
 
 __all__ = ["Contrastive", "ContrastiveConfig"]
 
+_PENALIZED = 256  # windows of a step whose Jacobian is penalized
+_ATTRIBUTED = 128  # windows whose Jacobians are in memory together
 _BINS_AT_ONCE = 65_536  # bins that ``latents`` embeds at a time, so that long sessions need little memory
 
 
-class Contrastive(GradientModel, Filters, Adapts):
+class Contrastive(GradientModel, Filters, Adapts, Attributes):
     """Embed activity so that moments close in time or behavior lie together (contrastive learning)."""
 
     def __init__(self, config: ContrastiveConfig, layouts: Sequence[Layout]) -> None:
@@ -105,7 +108,22 @@ class Contrastive(GradientModel, Filters, Adapts):
             terms[f"{kind}_align"], terms[f"{kind}_uniform"] = self.criterion(
                 latents[reference], latents[positive], gather(drawn) if self.training else drawn
             )
+        share = self.config.jacobian_penalty * phased_in(step, self.config.jacobian_warmup_steps)
+        if share > 0 and weight > 0:
+            terms["jacobian"] = share * self._jacobian_penalty(together)
         return Loss(terms, weight)
+
+    def _jacobian_penalty(self, together: Sequence[Batch]) -> Float[Tensor, ""]:
+        """Return the penalty on windows of all sessions: estimated in training, exact where it is validated."""
+        found = []
+        with torch.inference_mode(False), torch.enable_grad():  # validation has neither
+            for each in together:
+                own = self.inputs.of(each.layout.session)
+                some = slice(None, None, -(-len(together) * each.n_trials // _PENALIZED))
+                activity, observed = (values[:, some] for values in _bins_first(each))
+                windows = own.standardize(activity, observed).clone().requires_grad_()
+                found.append(jacobian_penalty(windows, self._embed_windows(own, windows), projected=self.training))
+        return torch.stack(found).mean()
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -141,8 +159,42 @@ class Contrastive(GradientModel, Filters, Adapts):
         observed = bin.observed & bin.valid.unsqueeze(-1)
         newest = own.standardize(bin.activity.transpose(0, 1), observed.transpose(0, 1))
         state = state.after(newest, bin.valid[:, 0])
-        vectors = encode(own.layer, self.body, state.activity, self.config.receptive_field_bins)[0]
-        return state, torch.where(state.valid[0].unsqueeze(-1), self._normalize(vectors), 0)
+        return state, torch.where(state.valid[0].unsqueeze(-1), self._embed_windows(own, state.activity), 0)
+
+    @torch.no_grad()
+    def attribution(
+        self, batch: Batch, readout: Float[Tensor, "latent code"] | None = None, windows: int = 1000
+    ) -> Attribution:
+        """Return how strongly each unit, standardized, carries each latent, or each code of a readout.
+
+        It is reliable where the model was trained with ``model.jacobian_penalty``. Units that are held out hold zeros.
+        """
+        own = self.inputs.of(batch.layout.session)
+        rows = _padded_rows(batch.valid, self._sampling.before, self._sampling.after)
+        observed = batch.observed & batch.valid.unsqueeze(-1)
+        trial, bin = batch.valid.nonzero(as_tuple=True)
+        step = max(1, -(-len(trial) // windows))
+        reach = torch.arange(self._sampling.window_bins, device=rows.device).unsqueeze(1)
+
+        def parts() -> Iterator[Tensor]:
+            for where, when in zip(trial[::step].split(_ATTRIBUTED), bin[::step].split(_ATTRIBUTED), strict=True):
+                cut = rows[where, when + reach]
+                inputs = own.standardize(batch.activity[where, cut], observed[where, cut])
+                found = jacobians(lambda values: self._embed_windows(own, values), inputs)
+                yield found if readout is None else torch.einsum("wlbu,lc->wcbu", found, readout.to(found))
+
+        def placed(values: Tensor) -> Tensor:
+            everywhere = values.new_zeros(batch.layout.n_units, values.shape[1])
+            everywhere[own.units] = values
+            return everywhere
+
+        return Attribution(*(placed(values) for values in attribute(parts())))
+
+    def _embed_windows(
+        self, own: SessionInput, windows: Float[Tensor, "bin window unit"]
+    ) -> Float[Tensor, "window latent"]:
+        """Return the embedding of windows of one receptive field each, as the input layer sees them."""
+        return self._normalize(encode(own.layer, self.body, windows, self.config.receptive_field_bins)[0])
 
     def _embed(
         self,

@@ -31,6 +31,8 @@ class ContrastiveConfig:
     similarity: str = "cosine"  # cosine (latents on a sphere) or euclidean
     temperature: float = 1.0  # of the softmax: lower tells finer differences apart
     minimum_temperature: float | None = None  # null: the temperature is fixed; else it is learned, down to this
+    jacobian_penalty: float = 0.0  # weight of half the squared Jacobian, which makes attribution to units reliable
+    jacobian_warmup_steps: int = 500  # steps without the penalty; it is phased in over as many
 
 
 def pair_sampling(config: ContrastiveConfig, layouts: Sequence[Layout]) -> PairSampling:
@@ -157,6 +159,16 @@ def _check(config: ContrastiveConfig) -> None:
                 f"model.{name}={value} of contrastive is not positive.",
                 "Temperatures and the spread of a label are numbers above zero.",
                 f"Set model.{name}=0.1, for instance.",
+            )
+    for name, number in (
+        ("jacobian_penalty", config.jacobian_penalty),
+        ("jacobian_warmup_steps", config.jacobian_warmup_steps),
+    ):
+        if not number >= 0:
+            raise UserError(
+                f"model.{name}={number} of contrastive is negative.",
+                "A penalty has a weight of zero or more, and begins at a step that there is.",
+                f"Set model.{name}=0 or more.",
             )
     if config.minimum_temperature is not None and config.minimum_temperature > config.temperature:
         raise UserError(
