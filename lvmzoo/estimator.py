@@ -345,6 +345,15 @@ class Estimator:
     def _trials(self, X: Activity, y: Behavior | None = None) -> Trials:
         """Return new data as the fitted model expects them: in the layout of their session, else of the first."""
         layouts = self._fitted().model.layouts
+        if self.regions is not None and not isinstance(X, Recording | str | Path):
+            first: Any = X[0] if isinstance(X, list | tuple) else X
+            units = np.shape(first)[-1]
+            if units != len(self.regions):
+                raise UserError(
+                    f"The activity has {units} units.",
+                    f"The model was fitted to {len(self.regions)} units, of known regions.",
+                    "Give the same units in the same order, NaN where one was not recorded.",
+                )
         recording, *others = self._read(X, y)
         if others:
             raise UserError(

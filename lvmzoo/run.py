@@ -44,6 +44,11 @@ __all__ = [
     "read_experiment",
 ]
 
+COLUMNS = {  # of claims.csv, for what of a claim is two numbers
+    "interval": ("interval_low", "interval_high"),
+    "null": ("null_median", "null_high"),
+    "control_interval": ("control_low", "control_high"),
+}
 FORMAT = 1  # of run.json and model.safetensors; raise it when an older release could not read them
 
 
@@ -231,15 +236,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_findings(folder: Path, findings: Mapping[str, Findings]) -> None:
-    """Write claims as a table, and everything as JSON that ``load_run`` reads."""
+    """Write claims as a table, a number a column, and everything as JSON that ``load_run`` reads."""
     plain = {session: found.to_json() for session, found in findings.items()}
     write_text(folder / "findings.json", json.dumps(plain))
+    names = [column for f in dataclasses.fields(Claim) for column in COLUMNS.get(f.name, (f.name,))]
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["session", *(f.name for f in dataclasses.fields(Claim)), "sentence"])
+    writer = csv.DictWriter(table, ["session", *names, "sentence"])
     writer.writeheader()
     for session, found in findings.items():
         for claim in found.claims:
-            writer.writerow({"session": session, **dataclasses.asdict(claim), "sentence": claim.sentence})
+            row: dict[str, Any] = {"session": session, "sentence": claim.sentence}
+            for name, value in dataclasses.asdict(claim).items():
+                columns = COLUMNS.get(name)
+                row |= {name: value} if columns is None else zip(columns, value or (None, None), strict=True)
+            writer.writerow(row)
     write_text(folder / "claims.csv", table.getvalue())
 
 

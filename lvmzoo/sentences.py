@@ -157,7 +157,8 @@ def _support(claim: Claim, interval: tuple[float, float] | None, null: bool = Tr
     if interval is not None:
         parts.append(f"95 % interval {_range(*interval)}")
     if null and claim.null is not None:
-        parts.append(f"by chance up to {amount(claim.null[1])}")
+        most = claim.null[1]
+        parts.append(f"by chance {'up to' if most >= 0 else 'below zero,'} {amount(most)}")
     if claim.p is not None:
         parts.append(p_value(claim.p))
     return f" ({'; '.join(parts)})" if parts else ""

@@ -196,6 +196,9 @@ def test_regions_need_not_be_said_again(tmp_path: Path) -> None:
     again = lvmzoo.load(rrr.save(tmp_path / "model"))
     for one, other in zip(rrr.predict(X), again.predict(X), strict=True):
         np.testing.assert_array_equal(one, other)
+    for fewer in (X[0][:, :10], [trial[:, :10] for trial in X]):
+        with pytest.raises(UserError, match=r"(?s)has 10 units.*fitted to 11 units"):
+            rrr.predict(fewer)
 
 
 def test_behavior_beside_a_recording_is_refused() -> None:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -44,6 +45,10 @@ MEASURED = {"interval": (0.35, 0.45), "null": (0.01, 0.08), "p": 0.00497}
             claim("communication", statistic="canonical correlation", **MEASURED, note="permuted trials"),
             "V1 and V2 share activity: canonical correlation 0.4 (95 % interval 0.35 to 0.45; by chance up to 0.08; "
             "p = 0.005). Permuted trials.",
+        ),
+        (
+            claim("communication", 0.002, False, statistic="1 - NSE", null=(-0.02, -0.0131), p=0.4),
+            f"No evidence that V1 and V2 share activity: 1 - NSE 0.002 (by chance below zero, {MINUS}0.0131; p = 0.4).",
         ),
         (
             claim("communication", 0.02, False, statistic="canonical correlation", p=0.4, interval=(-0.05, 0.07)),
@@ -252,3 +257,16 @@ def test_what_is_not_by_way_of_other_regions_says_so() -> None:
     found = dataclasses.replace(claim, evidence=True).sentence
     assert found.startswith("A and C share activity directly: ")
     assert "0.1 directly" not in found
+
+
+def test_the_table_of_claims_holds_a_number_a_column(tmp_path: Path) -> None:
+    found = Findings((claim("communication", **MEASURED), claim("dimensions", control_interval=(5.0, 6.0))))
+    write_findings(tmp_path, {"monkey": found})
+    table = pd.read_csv(tmp_path / "claims.csv")
+    numbers = ["interval_low", "interval_high", "null_median", "null_high", "control_low", "control_high"]
+    assert table[numbers].dtypes.eq("float64").all()
+    np.testing.assert_array_equal(table[numbers], [[0.35, 0.45, 0.01, 0.08, *[np.nan] * 2], [*[np.nan] * 4, 5, 6]])
+    assert list(table["sentence"]) == [one.sentence for one in found.claims]
+    assert set(table["session"]) == {"monkey"}
+    (again,) = read_findings(tmp_path).values()
+    assert again.claims == found.claims

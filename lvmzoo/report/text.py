@@ -200,9 +200,10 @@ def summary(run: Run) -> str:
     else:
         data = f"{_count(sum(s.layout.n_units for s in sessions), 'unit')} in {len(sessions)} sessions"
         amount = f"{_count(sum(len(s.train) for s in sessions), 'trial')} of training data"
+    regions = " What is said of regions is of the training trials." if run.findings else ""
     return (
         f"{what}, fitted {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}. Every figure and number "
-        "below that judges the model is of test data that it was not fitted to."
+        f"below that judges the model is of test data that it was not fitted to.{regions}"
     )
 
 
