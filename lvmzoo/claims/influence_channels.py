@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvmzoo.batch import Batch
+from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
@@ -78,6 +79,7 @@ def each_by_itself(
     batch: Batch,
     inputs: Float[Tensor, "trial bin channel"] | None,
     passes: int,
+    progress: Progress = quiet_progress,
 ) -> LinearGaussian:
     """Return the system whose regions are apart, of which each is fitted to its own activity, from its own start.
 
@@ -88,9 +90,10 @@ def each_by_itself(
     lone = Structure(structure.names, structure.latents, ())  # regions apart need no memory of each other
     small = apart(emissions.start(regional_start(lambda _: [recorded], [batch.layout], lone)), lone)
     shown = shown_latents(lone.regions, [batch.layout], lone.size)
-    for _ in range(passes):
+    for k in range(passes):
         moments = emissions.expectations(small, batch.activity, batch.valid, batch.observed, inputs)
         small = apart(maximize_regional(emissions, small, moments, lone.regions, lone.allowed, shown), lone)
+        progress("each region by itself", (k + 1) / passes)
     return _remembering(small, structure)
 
 

@@ -45,35 +45,24 @@ def influence(
     progress : is told how far it is.
     inputs : known inputs, where the model has a drive.
     """
-    found = region_channels(model, structure, emissions, batch, inputs)
-    channels = chance_of(found, batch.condition, structure.max_lag).channels
-    alone = each_by_itself(structure, emissions, batch, inputs, PASSES)
+    # A pass over counts takes several steps of Newton's method, and a refit several passes: about as long.
+    whole = PASSES + permutations + 1 + resamples
+
+    def part(before: int, share: int) -> Progress:
+        return lambda what, fraction: progress(what, (before + share * fraction) / whole)
+
+    alone = each_by_itself(structure, emissions, batch, inputs, PASSES, part(0, PASSES))
     apart = region_channels(alone, structure, emissions, batch, inputs)
     neutral, surrogates, why = chance_of(apart, batch.condition, structure.max_lag)
     draws = 0 if surrogates is None else permutations
-    copies = resamples if int((channels.valid.sum(1) > 1).sum()) > 1 else 0
-    share = (draws + 1) / (draws + 1 + copies)
+    copies = resamples if int((neutral.valid.sum(1) > 1).sum()) > 1 else 0
     frequencies = torch.linspace(0, 0.5, FREQUENCIES, dtype=torch.float64)
-    observed, null = chance(
-        neutral,
-        structure,
-        surrogates,
-        frequencies,
-        draws,
-        seed,
-        lambda what, fraction: progress(what, share * fraction),
-    )
-    boot = resampled(
-        neutral,
-        structure,
-        frequencies,
-        copies,
-        seed,
-        lambda what, fraction: progress(what, share + (1 - share) * fraction),
-    )
+    observed, null = chance(neutral, structure, surrogates, frequencies, draws, seed, part(PASSES, permutations + 1))
+    boot = resampled(neutral, structure, frequencies, copies, seed, part(whole - resamples, resamples))
+    found = region_channels(model, structure, emissions, batch, inputs)
     study = Study(
         structure,
-        tuple(channels.regions),
+        tuple(found.regions),
         batch,
         frequencies,
         observed,

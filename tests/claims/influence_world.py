@@ -14,8 +14,10 @@ from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.regional_maximization import maximize_regional
 from lvmzoo.inference.regional_structure import Structure, shown_latents
 from lvmzoo.inference.riccati import stationary_covariance
+from lvmzoo.inference.sampling import draw_trials
 
 Edge = tuple[str, str, int]  # source, target, lag
+FEW = torch.linspace(0, 0.5, 5, dtype=torch.float64)  # frequencies
 
 
 def structure(names: str, latents: int, max_lag: int = 1) -> Structure:
@@ -108,3 +110,12 @@ def regional_fit(model: LinearGaussian, batch: Batch, regions: Structure, passes
         moments = emissions.expectations(model, batch.activity, batch.valid, batch.observed, None)
         model = maximize_regional(emissions, model, moments, regions.regions, regions.allowed, shown)
     return model
+
+
+def simulated(
+    names: str, edges: list[Edge], max_lag: int = 1, trials: int = 40, bins: int = 16, units: int = 6, seed: int = 0
+) -> tuple[LinearGaussian, Batch]:
+    """Return a planted system and trials of it."""
+    model = planted(structure(names, 2, max_lag), units, edges, size=0.6)
+    _, activity = draw_trials(model, trials, bins, torch.Generator().manual_seed(seed))
+    return model, batch_of(activity, names)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from lvmzoo.claims.influence_channels import region_channels
 from lvmzoo.claims.influence_measures import Influence
-from lvmzoo.claims.influence_study import Study
+from lvmzoo.claims.influence_study import Study, corrected, shifted_interval
 from lvmzoo.claims.influence_surrogates import chance_of
 from lvmzoo.findings import Claim
 from lvmzoo.inference.emissions import emissions_of
@@ -49,3 +50,25 @@ def test_a_short_session_in_which_no_region_tells_anything() -> None:
     found = chance_of(channels, None, 1)
     assert found.surrogates is None
     assert found.why.startswith("too short to tell")
+
+
+def test_p_is_of_the_largest_pair() -> None:
+    draw = torch.Generator().manual_seed(0)
+    null = torch.randn(199, 3, generator=draw, dtype=torch.float64) * torch.tensor([1.0, 100.0, 1e-3])
+    p = corrected(torch.tensor([20.0, 20.0, 0.0], dtype=torch.float64), null)
+    assert p[0] == 1 / 200
+    assert p[1] > 0.5  # a fifth of its own spread
+    assert p[2] > 0.5
+    smallest = []
+    for _ in range(400):
+        every = torch.randn(40, 6, generator=draw, dtype=torch.float64)
+        smallest.append(min(corrected(every[0], every[1:])))
+    assert 0.02 < np.mean(np.array(smallest) <= 0.05) < 0.09
+
+
+def test_intervals_are_about_the_value() -> None:
+    samples = 0.5 + torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs()
+    low, high = shifted_interval(0.4, samples) or (0, 0)
+    assert low == 0.0 or low < 0.4
+    assert 0.4 < high < 3
+    assert shifted_interval(0.4, None) is None

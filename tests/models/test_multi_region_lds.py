@@ -114,25 +114,6 @@ def test_finds_how_late_regions_follow() -> None:
     assert right >= 4
 
 
-def test_says_who_drives_whom_and_how_late() -> None:
-    """Claims find the planted edge and its delay in a session that names the target first: the target follows."""
-    units = {"B": 8, "A": 8}
-    planted = world(1, units, (("A", "B"),), lag=3)
-    data = batch(draw(planted, 2, 50, 50), layout(units))
-    model = build(data.layout, max_lag=3, permutations=19, resamples=8)
-    fit(model, [data], 15)
-    found = model.findings(data, 0)
-    claims = {(claim.question.value, claim.source, claim.target): claim for claim in found.claims}
-    assert claims["communication", "B", "A"].evidence
-    assert claims["direction", "A", "B"].evidence
-    assert claims["direction", "B", "A"].evidence is False
-    assert claims["delay", "B", "A"].evidence
-    assert claims["delay", "B", "A"].value == pytest.approx(-3 * 20)
-    assert claims["dimensions", "A", "B"].value in (1, 2)
-    assert claims["dimensions", "B", "A"].value == 0
-    assert {profile.kind for profile in found.profiles} == {"frequency", "lag", "rank", "trace"}
-
-
 def test_counts() -> None:
     """Poisson emissions find the edges, too, and score counts better than Gaussian ones predict them."""
     units = {"A": 20, "B": 20}
