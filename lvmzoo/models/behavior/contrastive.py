@@ -54,6 +54,7 @@ class Contrastive(GradientModel, Filters, Adapts, Attributes):
         super().__init__(config, layouts)
         self._sampling = pair_sampling(config, layouts)
         self.lag_bins = self._sampling.after - 1
+        self.attributes_reliably = config.jacobian_penalty > 0
         hidden, field_bins, resample = config.hidden, config.receptive_field_bins, config.resample
         encoder = OffsetEncoder(len(layouts[0].held_in), hidden, config.latents, field_bins, resample)
         layers = [input_layer(len(each.held_in), hidden, field_bins, resample) for each in layouts[1:]]
@@ -72,10 +73,10 @@ class Contrastive(GradientModel, Filters, Adapts, Attributes):
     @property
     def parts(self) -> dict[str, slice]:
         """The latents that the positives of each kind shape."""
-        shared = self.config.behavior_latents
-        if shared is None:
+        first = self.config.behavior_latents
+        if first is None:
             return {kind: slice(None) for kind in self._sampling.kinds}
-        return {"time": slice(shared, None), "behavior": slice(shared)}
+        return {"time": slice(first, None), "behavior": slice(first)}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Find mean and standard deviation of each unit, by which its activity is standardized."""
