@@ -33,7 +33,7 @@ lint: .venv/.stamp ## ruff and mypy
 bench: .venv/.stamp-bench ## compare with peers (NAME=lds for one), write benchmarks.json and RESULTS.md
 	@$(PYTHON) scripts/claims.py benchmarks $(NAME)
 
-results: .venv/.stamp ## rerun the figures of RESULTS.md (NAME=lds for one), write results.json
+results: .venv/.stamp-bench ## rerun the figures of RESULTS.md (NAME=lds for one), write results.json
 	@$(PYTHON) scripts/claims.py results $(NAME)
 
 clean: ## remove the environment, caches and builds; runs and data stay
