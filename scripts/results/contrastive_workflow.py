@@ -2,8 +2,8 @@
 
 The sweep of configs/experiment/contrastive_workflow.yaml, run as a user does. What is reported of each setting is the
 error of nearest neighbors on test data, the goodness of fit on test pairs and the consistency between seeds; the spread
-is the standard deviation over seeds. Bounds say that labels are in the activity: what behavior and hybrid decode must be
-far from what shifted labels do, and tell test pairs apart by more bits.
+is the standard deviation over seeds. Bounds say that labels are in the activity: what behavior and hybrid decode is
+far from what shifted labels do, and they tell test pairs apart by more bits.
 """
 
 from __future__ import annotations
