@@ -223,6 +223,8 @@ class Adapts(abc.ABC):
 class Attributes(abc.ABC):
     """Says how strongly each unit carries each latent, or what is read out from the latents."""
 
+    attributes_reliably: bool = True  # False: it was not trained for it, and a report leaves it out
+
     @abc.abstractmethod
     def attribution(
         self, batch: Batch, readout: Float[Tensor, "latent code"] | None = None, windows: int = 1000

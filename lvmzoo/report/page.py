@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvmzoo.checkpoint import write_bytes
 from lvmzoo.models.base import (
+    Attributes,
     Communicates,
     Connects,
     Decodes,
@@ -166,6 +167,7 @@ def _of(scores: list[Score], session: str) -> list[Score]:
 
 
 def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
+    from lvmzoo.report.attribution import attribution_figures
     from lvmzoo.report.decoding import communication_figures, decoding_figures
     from lvmzoo.report.drift import drift_figures
     from lvmzoo.report.dynamics import dynamics_figures
@@ -184,6 +186,7 @@ def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
         tested and isinstance(run.model, can)
         for can in (Reconstructs, Communicates, HasDynamics, Forecasts | ForecastsBehavior, PrefersBehavior)
     )
+    attributes = isinstance(run.model, Attributes) and run.model.attributes_reliably and bool(session.layout.behavior)
     sections: list[tuple[bool, Section, Callable[[View], Iterator[Item]]]] = [
         (tested, Section(f"latents-{number}", "Latents", legend=legend), latent_figures),
         (moves, Section(f"dynamics-{number}", "Dynamics", legend=legend), dynamics_figures),
@@ -192,6 +195,7 @@ def _session(run: Run, evaluation: Evaluation, number: int) -> SessionPage:
         (reconstructs, Section(f"rates-{number}", "Predicted rates against data", legend=legend), rate_figures),
         (communicates, Section(f"communication-{number}", "Prediction between regions"), communication_figures),
         (decodes, Section(f"decoding-{number}", "Decoding"), decoding_figures),
+        (attributes, Section(f"attribution-{number}", "Which units carry it"), attribution_figures),
         (foresees, Section(f"forecasts-{number}", "Forecasts"), forecast_figures),
         (True, Section(f"drift-{number}", "Drift over the session"), drift_figures),
     ]

@@ -135,7 +135,8 @@ def test_the_penalty_enters_the_loss_after_the_warm_up_and_when_validated() -> N
     model = built(trials, receptive_field_bins=5, jacobian_penalty=0.5, jacobian_warmup_steps=10)
     plain = built(trials, receptive_field_bins=5)
     batch = PairSampler([trials], model.sampling, 32, 0).draw(0)
-    assert "jacobian" not in model.loss(batch, 10).terms
+    assert "jacobian" not in plain.loss(batch, 20).terms
+    assert model.loss(batch, 10).terms["jacobian"] == 0
     model.eval()
     with torch.inference_mode():
         terms = model.loss(batch, 20).terms

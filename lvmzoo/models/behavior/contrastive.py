@@ -109,9 +109,10 @@ class Contrastive(GradientModel, Filters, Adapts, Attributes):
             terms[f"{kind}_align"], terms[f"{kind}_uniform"] = self.criterion(
                 latents[reference], latents[positive], gather(drawn) if self.training else drawn
             )
-        share = self.config.jacobian_penalty * phased_in(step, self.config.jacobian_warmup_steps)
-        if share > 0 and weight > 0:
-            terms["jacobian"] = share * self._jacobian_penalty(together)
+        if self.config.jacobian_penalty > 0:
+            share = self.config.jacobian_penalty * phased_in(step, self.config.jacobian_warmup_steps)
+            wanted = share > 0 and bool(weight > 0)
+            terms["jacobian"] = share * self._jacobian_penalty(together) if wanted else 0 * vectors.sum()
         return Loss(terms, weight)
 
     def _jacobian_penalty(self, together: Sequence[Batch]) -> Float[Tensor, ""]:
