@@ -11,7 +11,7 @@ import torch
 
 from lvmzoo.claims.nulls import bootstrap, holm, interval
 from lvmzoo.claims.regression_recording import RegionRecording, Windows
-from lvmzoo.claims.support import Measured, Questions, corrected, judged
+from lvmzoo.claims.support import Measured, Questions, claimed, corrected, judged
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.lagged_prediction import added_by, best_penalty, joined, lag_profile, peak
 from lvmzoo.inference.regression_moments import Scatter
@@ -149,38 +149,15 @@ def _findings(
     delayed = _delay_ps(pairs, shared)
     profiles = []
     for pair, p, delay_p in zip(pairs, shared, delayed, strict=True):
-        claims.append(
-            Claim(
-                Question.COMMUNICATION,
-                pair.source,
-                pair.target,
-                pair.shared.value,
-                "cross-validated 1 - NSE",
-                interval=pair.shared.interval,
-                p=p,
-                null=pair.shared.summary,
-                evidence=judged(pair.shared.value, p, pair.shared.interval),
-                note=recording.note(questions, over),
-            )
-        )
+        statistic, note = "cross-validated 1 - NSE", recording.note(questions, over)
+        claims.append(claimed(Question.COMMUNICATION, pair.source, pair.target, pair.shared, p, statistic, note))
         if most:
             claims.append(_delay_claim(recording, questions, pair, delay_p, most, step_ms, len(pairs)))
         profiles.append(_profile(pair, most, step_ms))
     for arrow, p in zip(arrows, corrected([arrow.added for arrow in arrows]), strict=True):
-        claims.append(
-            Claim(
-                Question.DIRECTION,
-                arrow.source,
-                arrow.target,
-                arrow.added.value,
-                "cross-validated 1 - NSE added to the past of the other regions",
-                interval=arrow.added.interval,
-                p=p,
-                null=arrow.added.summary,
-                evidence=judged(arrow.added.value, p, arrow.added.interval),
-                note=recording.note(questions, f"{most} past bins" + _largest(len(arrows), "directions")),
-            )
-        )
+        statistic = "cross-validated 1 - NSE added to the past of the other regions"
+        note = recording.note(questions, f"{most} past bins" + _largest(len(arrows), "directions"))
+        claims.append(claimed(Question.DIRECTION, arrow.source, arrow.target, arrow.added, p, statistic, note))
     return Findings(tuple(claims), tuple(profiles))
 
 

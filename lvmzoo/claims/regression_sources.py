@@ -8,12 +8,12 @@ import torch
 
 from lvmzoo.claims.nulls import bootstrap
 from lvmzoo.claims.regression_recording import RegionRecording, Windows
-from lvmzoo.claims.support import Measured, Questions, corrected, judged
+from lvmzoo.claims.support import Measured, Questions, claimed, corrected
 from lvmzoo.findings import Claim, Progress, Question
 from lvmzoo.inference.regression_moments import Scatter
 from lvmzoo.parts.regression_session import Route
 
-__all__ = ["measured_sources", "source_claims", "unique_contribution"]
+__all__ = ["contributions", "measured_sources", "source_claims"]
 
 
 def source_claims(
@@ -25,20 +25,10 @@ def source_claims(
     claims = []
     for (source, found), p in zip(measured.items(), ps, strict=True):
         others = " and ".join(name for name in route.sources if name != source)
+        statistic = "cross-validated 1 - NSE added to the other sources"
+        note = recording.note(questions, f"largest of {len(measured)} sources")
         claims.append(
-            Claim(
-                Question.COMMUNICATION,
-                source,
-                route.target,
-                found.value,
-                "cross-validated 1 - NSE added to the other sources",
-                interval=found.interval,
-                p=p,
-                null=found.summary,
-                evidence=judged(found.value, p, found.interval),
-                item=f"beyond {others}",
-                note=recording.note(questions, f"largest of {len(measured)} sources"),
-            )
+            claimed(Question.COMMUNICATION, source, route.target, found, p, statistic, note, f"beyond {others}")
         )
     return claims
 
@@ -53,32 +43,30 @@ def measured_sources(
     if windows is None:
         return {}
     scatter = windows.scatter()
-    # Exchanging a region leaves the others as they are.
-    without = {source: _without(scatter, windows, route, source) for source in route.sources}
-    everything = _best(scatter, windows, route, route.sources)
-    measured = {source: Measured(everything - without[source]) for source in route.sources}
+    everything, added = _best(scatter, windows, route, route.sources), contributions(scatter, windows, route)
+    measured = {source: Measured(value) for source, value in added.items()}
     draws = questions.permutations if recording.can_exchange else 0
     for draw in range(draws):
         progress("what each source region adds", draw / draws)
         for source in route.sources:
             rows = recording.exchanged(windows.usable, generator)
-            chance = windows.exchanged(source, rows)
-            measured[source].null.append(_best(chance, windows, route, route.sources) - without[source])
+            # What the others predict, everything - added[source], stays as it is.
+            chance = _best(windows.exchanged(source, rows), windows, route, route.sources)
+            measured[source].null.append(chance - (everything - added[source]))
     for _ in range(questions.resamples if recording.trials > 1 else 0):
         again = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
-        everything = _best(again, windows, route, route.sources)
-        for source in route.sources:
-            measured[source].resamples.append(everything - _without(again, windows, route, source))
+        for source, value in contributions(again, windows, route).items():
+            measured[source].resamples.append(value)
     return measured
 
 
-def unique_contribution(scatter: Scatter, windows: Windows, route: Route, source: str) -> float:
+def contributions(scatter: Scatter, windows: Windows, route: Route) -> dict[str, float]:
     """Return 1 - NSE of the target from all sources less that from all but one, each at its best rank and penalty."""
-    return _best(scatter, windows, route, route.sources) - _without(scatter, windows, route, source)
-
-
-def _without(scatter: Scatter, windows: Windows, route: Route, source: str) -> float:
-    return _best(scatter, windows, route, [name for name in route.sources if name != source])
+    everything = _best(scatter, windows, route, route.sources)
+    return {
+        source: everything - _best(scatter, windows, route, [name for name in route.sources if name != source])
+        for source in route.sources
+    }
 
 
 def _best(scatter: Scatter, windows: Windows, route: Route, sources: Sequence[str]) -> float:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from lvmzoo.claims.nulls import interval, null_summary, p_value
+from lvmzoo.findings import Claim, Question
 
-__all__ = ["LEVEL", "Measured", "Questions", "corrected", "judged"]
+__all__ = ["LEVEL", "Measured", "Questions", "claimed", "corrected", "judged"]
 
 LEVEL = 0.05
 
@@ -76,3 +77,29 @@ def judged(value: float, p: float | None, bounds: tuple[float, float] | None) ->
     What is predicted worse than without is no evidence, even where chance would be worse still.
     """
     return None if p is None or bounds is None else p <= LEVEL and value > 0
+
+
+def claimed(
+    question: Question,
+    source: str,
+    target: str,
+    found: Measured,
+    p: float | None,
+    statistic: str,
+    note: str,
+    item: str = "",
+) -> Claim:
+    """Return a claim about two regions: the value, how sure it is by its corrected p-value, and what it is."""
+    return Claim(
+        question,
+        source,
+        target,
+        found.value,
+        statistic,
+        interval=found.interval,
+        p=p,
+        null=found.summary,
+        evidence=judged(found.value, p, found.interval),
+        item=item,
+        note=note,
+    )

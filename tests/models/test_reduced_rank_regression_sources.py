@@ -12,7 +12,7 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn.linear_model import LinearRegression
 
 from lvmzoo.claims.regression_recording import RegionRecording
-from lvmzoo.claims.regression_sources import unique_contribution
+from lvmzoo.claims.regression_sources import contributions
 from lvmzoo.errors import UserError
 from lvmzoo.inference.communication_subspace import subspace_angles
 from lvmzoo.inference.factor_regression import number_of_factors
@@ -128,9 +128,9 @@ def test_what_each_source_adds_equals_brute_force() -> None:
         x, trial, bins = windows(np.concatenate([regions[name] for name in sources], 2), [0, 1], LENGTHS)
         y, fold = regions["C"][trial, bins], trial * 5 // 48
         best[sources] = max(brute(x, y, fold, rank).mean() for rank in range(1, 1 + min(x.shape[1], 5)))
+    found = contributions(made.rows.scatter(), made, session.route)
     for source, without in (("A", "B"), ("B", "A")):
-        found = unique_contribution(made.rows.scatter(), made, session.route, source)
-        assert found == pytest.approx(best["AB"] - best[without], abs=1e-12)
+        assert found[source] == pytest.approx(best["AB"] - best[without], abs=1e-12)
     claims = [claim for claim in model.findings(batch, 0).claims if claim.item]
     assert [claim.item for claim in claims] == ["beyond B", "beyond A"]
     assert all(claim.evidence for claim in claims)
