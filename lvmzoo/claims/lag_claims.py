@@ -36,6 +36,7 @@ class LagClaims:
     null : what the null is, in words.
     unknown : why nothing can be told; empty where it can.
     control : canonical correlations within regions.
+    limited : whether trials are too short for all lags that were asked for.
     """
 
     pairs: Sequence[tuple[str, str]]
@@ -44,6 +45,7 @@ class LagClaims:
     null: str
     unknown: str
     control: Mapping[str, Tensor]
+    limited: bool
 
     def findings(self) -> Findings:
         """Return every claim, and the curves behind them."""
@@ -190,7 +192,8 @@ class LagClaims:
 
     def _reach(self) -> str:
         low, *_, high = self._lags() if self.draws.observed.shape[1] > 1 else (0.0, 0.0)
-        return f"{amount(low)} to {amount(high)} ms"
+        less = ", half of the longest trial and less than model.max_lag_bins or max_lag_s" if self.limited else ""
+        return f"{amount(low)} to {amount(high)} ms{less}"
 
     def _at_edge(self, lag: int) -> bool:
         return lag in (0, self.draws.observed.shape[1] - 1)

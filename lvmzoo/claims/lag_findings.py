@@ -30,6 +30,7 @@ class Asked:
 
     pairs: Sequence[tuple[str, str]]
     lags: int
+    limited: bool  # to half of the longest trial, though more lags were asked for
     folds: int
     drift_terms: int
     time_points: int
@@ -74,7 +75,15 @@ def lag_findings(
     )
     regularization = Regularization(asked.kind, float(maps.amounts.mean()))
     control = within_regions(ready.wide, regularization, generator)
-    claims = LagClaims(asked.pairs, maps, 1e3 * batch.layout.bin_width_s, _null(ready), _unknown(ready, asked), control)
+    claims = LagClaims(
+        asked.pairs,
+        maps,
+        1e3 * batch.layout.bin_width_s,
+        _null(ready),
+        _unknown(ready, asked),
+        control,
+        asked.limited,
+    )
     found = claims.findings()
     if not mapped:
         return found

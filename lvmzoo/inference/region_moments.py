@@ -35,6 +35,7 @@ class RegionMoments:
         self._sessions = [layout.session for layout in layouts]
         self._folds = folds
         self.lags, self.reach, self._shapes = [], [], []
+        self.limited = []  # whether fewer lags are looked at than were asked for, as trials are short
         for layout in layouts:
             if len(layout.units) < 2:
                 raise UserError(
@@ -44,7 +45,9 @@ class RegionMoments:
                     "data.regions.",
                 )
             lags = max_lag_bins if max_lag_s is None else max(0, round(max_lag_s / layout.bin_width_s))
+            asked = lags
             lags = min(lags, layout.longest_bins // 2) if layout.longest_bins else lags
+            self.limited.append(lags < asked)
             reach = lags if len(layout.units) == 2 else 2 * lags  # two sources differ by twice the largest lag
             self.lags.append(lags)
             self.reach.append(reach)

@@ -15,7 +15,6 @@ areas use different population activity patterns, Nature Communications 13, doi:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -24,12 +23,13 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.claims.lag_findings import Asked, lag_findings
-from lvmzoo.errors import UserError, unknown
+from lvmzoo.errors import UserError
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.canonical_correlation import Regularization, canonical_pairs, projection
 from lvmzoo.inference.lag_map import Sums, best_amount, choose, correlations, fold_of_trials, lagged_sums, survivors
 from lvmzoo.inference.region_moments import RegionMoments, conditional_mean, shifted
 from lvmzoo.models.base import Communicates, Connects, StatisticsModel
+from lvmzoo.models.multi_region.delayed_cca_config import DelayedCCAConfig
 from lvmzoo.parts.residuals import Residuals
 from lvmzoo.parts.session_units import SessionUnits
 from lvmzoo.registry import Entry, Family, Reference, Training, register
@@ -37,51 +37,6 @@ from lvmzoo.registry import Entry, Family, Reference, Training, register
 __all__ = ["DelayedCCA", "DelayedCCAConfig"]
 
 MOST_PAIRS = 10  # canonical pairs of two regions
-
-
-@dataclass(frozen=True)
-class DelayedCCAConfig:
-    """Which lags are looked at, how covariances are regularized, and what chance is compared with."""
-
-    name: str = "delayed_cca"
-    max_lag_bins: int = 20  # largest lag, either way; at most half of the longest trial
-    max_lag_s: float | None = None  # the same in seconds; null: max_lag_bins counts
-    regularization: str = "shrinkage"  # of each region's covariance: shrinkage or pca
-    shrinkage: list[float] = field(
-        default_factory=lambda: [0.01, 0.1, 1.0]
-    )  # added to each variance, in mean variances of the region's units; several: by cross-validation
-    variance_kept: list[float] = field(
-        default_factory=lambda: [0.5, 0.8, 0.95]
-    )  # share that the principal components of pca hold; several: by cross-validation
-    pairs: int | None = None  # canonical pairs of two regions in latents and predictions; null: by cross-validation
-    folds: int = 5  # of trials, in short runs of neighbors, or of stretches of a session in few trials
-    drift_terms: int = 4  # cosines of slow drift over the session that findings are freed of; 0: none
-    time_points: int = 10  # windows of the trial in the time-resolved map; 0: no map
-    residuals: bool = False  # subtract each condition's mean course over the training trials
-    permutations: int = 200  # of trials between regions, for the null; 0: no null
-    resamples: int = 100  # bootstrap of trials, for intervals; 0: none
-
-    def __post_init__(self) -> None:
-        """Refuse what there is not; raises UserError."""
-        if self.regularization not in ("shrinkage", "pca"):
-            raise unknown("model.regularization", self.regularization, ("shrinkage", "pca"))
-        if not self.amounts or not all(amount >= 0 for amount in self.amounts):  # NaN is not
-            raise UserError(
-                f"The amounts of {self.regularization} are {self.amounts}.",
-                "It is a list of numbers, each zero or positive.",
-                "For instance model.shrinkage=[0.01,0.1] or model.variance_kept=[0.95].",
-            )
-        for name, least in (("max_lag_bins", 0), ("folds", 2), ("permutations", 0), ("resamples", 0), ("pairs", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(
-                    f"model.{name} is {value}.", f"It is {least} or more.", f"Set model.{name} to at least {least}."
-                )
-
-    @property
-    def amounts(self) -> list[float]:
-        """Amounts of the regularization that is chosen."""
-        return [float(a) for a in (self.shrinkage if self.regularization == "shrinkage" else self.variance_kept)]
 
 
 class Products(NamedTuple):
@@ -205,6 +160,7 @@ class DelayedCCA(StatisticsModel, Communicates, Connects):
         asked = Asked(
             pairs=[pair for pair in self.pairs if set(pair) <= set(batch.layout.units)],
             lags=self._moments.lags[place],
+            limited=self._moments.limited[place],
             folds=self.config.folds,
             drift_terms=self.config.drift_terms,
             time_points=self.config.time_points,

@@ -1,0 +1,64 @@
+"""Delays between bins of 20 ms, planted in latents drawn every millisecond: no bias, and intervals that hold them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lvmzoo.batch import Batch
+from lvmzoo.findings import Claim, Question
+from lvmzoo.models.multi_region.delayed_cca import DelayedCCA, DelayedCCAConfig
+from lvmzoo.simulate.spikes import smooth_noise
+from tests.models import regions_world
+
+BIN_MS = 20
+
+
+def planted(kind: str, delay_ms: int, seed: int) -> Batch:
+    """Return 100 trials of 1 s in which B sees the two latents of A later; each has another one of its own.
+
+    "smooth" latents have a timescale of 60 ms, "rough" ones are new every millisecond.
+    """
+    random = np.random.default_rng([7, seed])
+    steps = 100 * 50 * BIN_MS
+
+    def make(length: int, count: int) -> np.ndarray:
+        if kind == "smooth":
+            return smooth_noise(length, count, 60, random)
+        return BIN_MS**0.5 * random.normal(size=(length, count))
+
+    shared, own = make(steps + delay_ms, 2), make(steps, 2)
+    parts = [
+        np.concatenate([latents, own[:, [region]]], 1).reshape(100, 50, BIN_MS, 3).mean(2)
+        for region, latents in enumerate((shared[delay_ms:], shared[:steps]))
+    ]
+    return regions_world.observe(random, parts, (15, 15), None, counts=False, ragged=False)
+
+
+def found(batch: Batch) -> Claim:
+    config = DelayedCCAConfig(max_lag_bins=8, shrinkage=[0.1], permutations=19, resamples=60, time_points=0)
+    model = DelayedCCA(config, [batch.layout])
+    model.prepare([batch])
+    (delay,) = [claim for claim in model.findings(batch, 0).claims if claim.question == Question.DELAY]
+    return delay
+
+
+@pytest.mark.parametrize("kind", ["smooth", "rough"])
+def test_a_delay_between_bins(kind: str) -> None:
+    delay = found(planted(kind, 35, 0))
+    assert delay.evidence
+    assert delay.value == pytest.approx(35, abs=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("delay_ms", [30, 35, 40, 47])
+@pytest.mark.parametrize("kind", ["smooth", "rough"])
+def test_delays_between_bins_are_not_biased_and_covered(kind: str, delay_ms: int) -> None:
+    """A parabola through three lags is 3 ms off where activity is rough, 35 ms being planted."""
+    claims = [found(planted(kind, delay_ms, seed)) for seed in range(20)]
+    errors = np.array([claim.value - delay_ms for claim in claims])
+    covered = [claim.interval[0] <= delay_ms <= claim.interval[1] for claim in claims if claim.interval is not None]
+    print(kind, delay_ms, f"bias {errors.mean():.2f}, spread {errors.std():.2f} ms, covered {np.mean(covered):.2f}")
+    assert abs(errors.mean()) < 3
+    assert np.mean(covered) >= 0.9
