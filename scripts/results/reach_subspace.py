@@ -36,7 +36,9 @@ def run() -> list[dict[str, Any]]:
     for file, width, same, lags in CASES:
         found: dict[str, tuple[float, float | None]] = {}
         for name, overrides in MODELS.items():
-            made = fit([*overrides, f"data.path={recording(file)}", f"data.bin_width_s={width}"])
+            overrides = [*overrides, f"data.path={recording(file)}", f"data.bin_width_s={width}"]
+            smoothed = [f"data.smoothing_s={1.5 * width}"] if name == "contrastive" else []
+            made = fit([*overrides, *smoothed])
             assert made.sessions is not None
             found[name] = decoded(made.model, made.sessions[0])
         found |= ridges(made.sessions[0])

@@ -22,6 +22,7 @@ CONFIGS = [*(entry.config for entry in registry.entries().values()), DataConfig,
 CONFIGS += [SplitConfig, TrainerConfig]
 
 FILES_OF = {  # the recording that an experiment is made for; "": a simulated one
+    "contrastive_reach": "m1_reach_100ms.npz",
     "contrastive_workflow": "mouse_head_direction.nwb",
     "dlag_ground_truth": "ground_truth_dlag.npz",
     "head_direction": "mouse_head_direction.nwb",
