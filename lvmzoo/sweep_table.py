@@ -310,6 +310,6 @@ def _number(found: tuple[float, float | None] | None) -> str:
     if found is None:
         return NONE
     value, spread = found
-    if spread is None:
+    if not spread:  # none, or of a single thing
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return f"{value:.3f} ± {spread:.2g}"

@@ -99,7 +99,7 @@ def _value(score: Score) -> tuple[str, str]:
     """Return value and spread with the same number of decimals: no more than the spread makes meaningful."""
     value = number(score.value)
     if score.spread is None or not math.isfinite(score.spread) or "e" in value or score.spread <= 0:
-        return value, "" if score.spread is None else number(score.spread, 2)
+        return value, number(score.spread, 2) if score.spread else ""  # of a single thing there is none
     places = min(len(value.partition(".")[2]), max(0, 1 - math.floor(math.log10(score.spread))))
     shown, spread = f"{score.value:.{places}f}", f"{score.spread:.{places}f}"
     return shown.replace("-", "\N{MINUS SIGN}"), spread if float(spread) else number(score.spread, 1)
