@@ -170,7 +170,7 @@ class Estimator:
         if isinstance(run.model, Decodes):
             trials = self._trials(X, y)
             found = run.model.decode(trials.batch().without_behavior())
-            decoded = {name: _like(X, trials, lambda _, of=name: found[of]) for name in found}
+            decoded = {name: _like(X, trials, _already(values)) for name, values in found.items()}
             if decoded:
                 return next(iter(decoded.values())) if len(decoded) == 1 else decoded
         decoders = self._readouts()
@@ -407,6 +407,11 @@ def _like(X: Activity, trials: Trials, function: Callable[[Batch], Tensor]) -> A
     if not isinstance(X, Recording | str | Path) and np.asarray(X).ndim == 2:
         return cut[0]
     return np.stack(cut) if len(set(map(len, cut))) == 1 else cut
+
+
+def _already(values: Tensor) -> Callable[[Batch], Tensor]:
+    """Return a function that says of the trials what is known already."""
+    return lambda _: values
 
 
 def _map_trials(latents: Any, function: Any) -> Any:
