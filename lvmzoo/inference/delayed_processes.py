@@ -207,9 +207,14 @@ class Features:
         return Slope(latent, ((region, turned),))
 
 
-def features_of(timescale: float, bins: int, delays: Float[Tensor, " row"]) -> int:
-    """Return the number of features that a process needs in trials of that many bins."""
-    return min(feature_count([timescale], bins + _span(delays)), bins * len(delays))
+def features_of(model: DelayedProcesses, bins: int) -> int:
+    """Return the number of features of all processes in trials of that many bins."""
+    rows = [model.delays[:, j] for j in range(model.across)]
+    rows += [model.delays.new_zeros(1)] * (len(model.timescales) - model.across)
+    return sum(
+        min(feature_count([tau], bins + _span(delays)), bins * len(delays))
+        for tau, delays in zip(model.timescales.tolist(), rows, strict=True)
+    )
 
 
 def _of_root(

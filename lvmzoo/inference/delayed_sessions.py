@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from lvmzoo.inference.delayed_beginning import moments_of, start_of
 from lvmzoo.inference.delayed_dimension import RegionalData
 from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.factor_analysis import positive
 
-__all__ = ["start_together"]
+__all__ = ["by_variance", "start_together"]
 
 
 def start_together(sessions: Sequence[RegionalData], across: int, within: int) -> DelayedProcesses:
@@ -52,3 +55,24 @@ def start_together(sessions: Sequence[RegionalData], across: int, within: int) -
         torch.cat([start.noise for start in starts]),
         (),
     )
+
+
+def by_variance(model: DelayedProcesses, units: Sequence[Int[Tensor, " _own"]]) -> DelayedProcesses:
+    """Order processes by the variance that they explain, in private variances; the largest readout is positive.
+
+    Parameters
+    ----------
+    model : of all sessions.
+    units : of each region, in all sessions.
+    """
+    a, within = model.across, model.within
+    timescales, readout = model.timescales.clone(), model.readout.clone()
+    strength = model.readout.square() / model.noise[:, None]
+    order = strength[:, :a].sum(0).argsort(descending=True)
+    timescales[:a], readout[:, :a] = timescales[:a][order], positive(readout[:, :a][:, order])
+    for m, rows in enumerate(units):
+        own = strength[rows, a:].sum(0).argsort(descending=True)
+        mine = slice(a + m * within, a + (m + 1) * within)
+        timescales[mine] = timescales[mine][own]
+        readout[rows, a:] = positive(readout[rows, a:][:, own])
+    return model._replace(timescales=timescales, delays=model.delays[:, order], readout=readout)

@@ -42,7 +42,7 @@ def run() -> list[dict[str, Any]]:
                     "bound": f"{delay:.1f} ± {allowed:.1f}",
                     "measured": round(float(found_delays[nearest]), 1),
                     "spread": error,
-                    "ok": abs(float(found_delays[nearest]) - delay) <= allowed,
+                    "ok": bool(abs(found_delays[nearest] - delay) <= allowed),
                 }
             )
             rows.append(
@@ -52,7 +52,7 @@ def run() -> list[dict[str, Any]]:
                     "bound": f"{timescale:.1f} ± 15 %",
                     "measured": round(float(found_timescales[nearest]), 1),
                     "spread": None,
-                    "ok": abs(float(found_timescales[nearest]) / timescale - 1) <= 0.15,
+                    "ok": bool(abs(found_timescales[nearest] / timescale - 1) <= 0.15),
                 }
             )
     return rows

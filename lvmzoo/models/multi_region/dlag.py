@@ -14,7 +14,6 @@ neurons, Nature Computational Science 2, 512-525, doi:10.1038/s43588-022-00282-5
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,9 +37,7 @@ from lvmzoo.inference.delayed_expectations import (
 )
 from lvmzoo.inference.delayed_fit import DelayedFitting, free_delays
 from lvmzoo.inference.delayed_processes import DelayedProcesses, features_of
-from lvmzoo.inference.delayed_refits import Recordings
-from lvmzoo.inference.delayed_sessions import start_together
-from lvmzoo.inference.factor_analysis import positive
+from lvmzoo.inference.delayed_sessions import by_variance, start_together
 from lvmzoo.models.base import (
     Communicates,
     Connects,
@@ -50,6 +47,8 @@ from lvmzoo.models.base import (
     Scores,
     StatisticsModel,
 )
+from lvmzoo.models.multi_region.dlag_config import DLAGConfig
+from lvmzoo.models.multi_region.dlag_trials import trials_of
 from lvmzoo.parts.residuals import Residuals
 from lvmzoo.parts.session_units import SessionUnits
 from lvmzoo.registry import Entry, Family, Reference, Training, register
@@ -57,29 +56,6 @@ from lvmzoo.registry import Entry, Family, Reference, Training, register
 __all__ = ["DLAG", "DLAGConfig"]
 
 LARGEST = 6_000  # features: a matrix of 288 MB
-
-
-@dataclass(frozen=True)
-class DLAGConfig:
-    """Numbers of latents, and how claims about regions are tested."""
-
-    name: str = "dlag"
-    across: int | None = None  # latents that all regions see, each with its delay; null: chosen by cross-validation
-    within: int | None = None  # latents of each region alone; null: the region's own dimensions less those shared
-    residuals: bool = False  # subtract each condition's mean course over the training trials
-    folds: int = 5  # of contiguous trials, for the numbers of latents and for predicting regions from each other
-    permutations: int = 200  # of trials between regions, for the null; 0: no null
-    resamples: int = 100  # bootstrap of trials, for intervals; 0: of delays by the Fisher information, else none
-
-    def __post_init__(self) -> None:
-        """Refuse what there is not; raises UserError."""
-        leasts = {"across": 1, "within": 0, "folds": 2, "permutations": 0, "resamples": 0}
-        for name, least in leasts.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(
-                    f"model.{name} is {value}.", f"It is at least {least}.", f"Set model.{name} to {least} or more."
-                )
 
 
 class DLAG(StatisticsModel, Reconstructs, Communicates, Connects, Samples, Scores, HasPosterior):
@@ -133,7 +109,7 @@ class DLAG(StatisticsModel, Reconstructs, Communicates, Connects, Samples, Score
                 self._allocate(across, within)
                 self.to(device)
             self.scores = torch.zeros_like(state_dict[f"{prefix}scores"], device=self.delays.device)
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]  # not annotated in torch
 
     @property
     def across(self) -> int:
@@ -182,7 +158,7 @@ class DLAG(StatisticsModel, Reconstructs, Communicates, Connects, Samples, Score
         """Choose the numbers of latents where they are not given; start from covariances between regions by lag."""
         self.residuals.prepare(batches)
         sessions = [
-            RegionalData(self._recordings(batches, session), self._slices(layout), self._counts(session))
+            RegionalData(trials_of(layout, batches, self.residuals), self._slices(layout), self._counts(session))
             for session, layout in self.layouts.items()
         ]
         longest = max((int(data.valid.sum(1).max()) for data, _, _ in sessions if len(data.valid)), default=1)
@@ -198,28 +174,9 @@ class DLAG(StatisticsModel, Reconstructs, Communicates, Connects, Samples, Score
         self.fitting.begin(longest)
         self._check_size(longest)
 
-    def _recordings(self, batches: Iterable[Batch], session: str) -> Recordings:
-        """Return all trials of one session; bins beyond a trial's end are not valid."""
-        own = [batch for batch in batches if batch.layout.session == session]
-        bins, units = max((batch.n_bins for batch in own), default=1), self.layouts[session].n_units
-        trials = sum(batch.n_trials for batch in own)
-        activity = self.offset.new_zeros(trials, bins, units)
-        valid = torch.zeros(trials, bins, dtype=torch.bool, device=activity.device)
-        observed = torch.zeros(trials, bins, units, dtype=torch.bool, device=activity.device)
-        first = 0
-        for batch in own:
-            rows, when = slice(first, first + batch.n_trials), slice(0, batch.n_bins)
-            activity[rows, when], valid[rows, when] = self.residuals(batch), batch.valid
-            observed[rows, when] = batch.observed
-            first += batch.n_trials
-        used = valid.any(1)
-        return Recordings(activity[used], valid[used], observed[used])
-
     def _check_size(self, bins: int) -> None:
         """Refuse trials too long for exact inference; raises UserError."""
-        rows = [self.delays[:, j] for j in range(self.across)]
-        rows += [self.delays.new_zeros(1)] * (len(self.timescales) - self.across)
-        count = sum(features_of(float(tau), bins, D) for tau, D in zip(self.timescales, rows, strict=True))
+        count = features_of(self._everything(), bins)
         if count > LARGEST:
             raise UserError(
                 f"A trial of {bins} bins is too long for {len(self.timescales)} latents.",
@@ -259,17 +216,7 @@ class DLAG(StatisticsModel, Reconstructs, Communicates, Connects, Samples, Score
     def finish(self) -> None:
         """Take back a last step that was not tested; order latents by the variance that they explain."""
         self._set(self.fitting.accepted(self._everything()))
-        a, whole = self.across, self.readout.square() / self.noise[:, None]
-        order = whole[:, :a].sum(0).argsort(descending=True)
-        self.readout[:, :a] = positive(self.readout[:, :a][:, order])
-        self.delays.copy_(self.delays[:, order])
-        self.timescales[:a] = self.timescales[:a][order]
-        for m, name in enumerate(self.regions):
-            rows = self._rows(name)
-            own = whole[rows, a:].sum(0).argsort(descending=True)
-            self.readout[rows, a:] = positive(self.readout[rows, a:][:, own])
-            mine = slice(a + m * self.within, a + (m + 1) * self.within)
-            self.timescales[mine] = self.timescales[mine][own]
+        self._set(by_variance(self._everything(), [self._rows(name) for name in self.regions]))
 
     def _rows(self, region: str) -> Tensor:
         """Return the units of a region in all sessions."""
