@@ -38,12 +38,12 @@ class SavedRun:
             return {name: stored[name] for name in stored.files}
 
     def latents(self, session: str) -> dict[str, np.ndarray]:
-        """Return the latents of training and test bins; nothing for a part that a run lacks."""
+        """Return the latents of training and test bins; nothing for a part that a run lacks or that is not finite."""
         found = {part: self._arrays.get(f"{session}/{part}/latents") for part in PARTS}
         return {
             part: values[:: -(-len(values) // MOST_BINS) or 1].astype(np.float64)
             for part, values in found.items()
-            if values is not None and len(values)
+            if values is not None and len(values) and np.isfinite(values).all()
         }
 
     def labels(self, session: str, name: str, part: str = "test") -> np.ndarray | None:
