@@ -28,6 +28,7 @@ class Influence(NamedTuple):
     likelihood_ratio: Float[Tensor, "case region region"]  # nats, of the block given all else, if latents were seen
     correlations: Float[Tensor, "case region region latent"]  # partial canonical ones, of a target with a source
     lagged: Float[Tensor, "case region region lag"]  # nats per bin, of a source's latents of one lag alone
+    added: Float[Tensor, "case region region"]  # nats per bin, of Granger causality by the block itself
 
 
 def measure(
@@ -43,22 +44,29 @@ def measure(
     A, Q = stable(model.dynamics), model.dynamics_noise
     correlations = A.new_zeros(len(A), len(names), len(names), structure.latents)
     lagged = A.new_zeros(len(A), len(names), len(names), structure.max_lag)
+    causality = granger(A, Q, information)
+    added = torch.zeros_like(causality)
     for i, target in enumerate(names):
         for j, source in enumerate(names):
             if (source, target) in structure.connections:
                 found = _partial_correlations(moments, structure, names, target, source, structure.columns[source])
                 correlations[:, i, j, : found.shape[-1]] = found
+                without, rows = A.clone(), structure.regions[target]
+                without[:, rows, structure.columns[source]] = 0.0
+                # Where noise hides a region's own past, another predicts it a little without driving it.
+                added[:, i, j] = causality[:, i, j] - granger(stable(without), Q, information)[:, i, j]
                 for lag in range(1, structure.max_lag + 1):
                     place = structure.place(source, lag)
                     one = torch.arange(place.start, place.stop)
                     alone = _partial_correlations(moments, structure, names, target, source, one)
                     lagged[:, i, j, lag - 1] = _information(alone)
     return Influence(
-        granger(A, Q, information),
+        causality,
         granger_by_frequency(A, Q, information, frequencies),
         moments.transitions[:, None, None] * _information(correlations),
         correlations,
         lagged,
+        added,
     )
 
 

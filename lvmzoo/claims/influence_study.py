@@ -72,10 +72,14 @@ class Study:
         """Whether the blocks between two regions are needed."""
         transitions = max(1, int((self.batch.valid.sum(1) - 1).clamp(min=0).sum()))
         mine = self.pairs.index((one, other))
-        value = float(self._ratios(self.observed)[0, mine]) / transitions
-        null = self._ratios(self.null)[:, mine] / transitions
+        value = float(self._both(self.observed.likelihood_ratio)[0, mine]) / transitions
+        null = self._both(self.null.likelihood_ratio)[:, mine] / transitions
         p = self._communication_p[mine] if len(null) else None
-        boot = None if self.boot is None else self._ratios(self.boot)[:, mine] / transitions
+        note = (
+            f"chance: {self.against}, the largest pair; directly: not by way of the others; p is the larger of those "
+            "of the likelihood ratio and of what the blocks add to Granger causality"
+        )
+        boot = None if self.boot is None else self._both(self.boot.likelihood_ratio)[:, mine] / transitions
         return Claim(
             Question.COMMUNICATION,
             one,
@@ -88,7 +92,7 @@ class Study:
             null=null_summary(null) if len(null) else None,
             evidence=self._evidence(p),
             item=DIRECTLY,
-            note=self.why or f"chance: {self.against}, the largest pair; directly: not by way of the others",
+            note=self.why or note,
         )
 
     def direction(self, source: str, target: str) -> Claim:
@@ -98,8 +102,8 @@ class Study:
         p = self._direction_p[self.edges.index((source, target))] if len(null) else None
         note = (
             f"chance: {self.against}, the largest pair; fitted anew from regions apart, as chance "
-            "is; p is the larger of those of Granger causality and of the likelihood ratio of the block, for where "
-            "noise hides a region's own past, another predicts it a little without driving it"
+            "is; p is the larger of those of what the block adds to Granger causality and of its likelihood ratio, for "
+            "where noise hides a region's own past, another predicts it a little without driving it"
         )
         return Claim(
             Question.DIRECTION,
@@ -171,18 +175,25 @@ class Study:
             note=self.why or f"chance: the 95th percentile of the largest one with {self.against}",
         )
 
-    def _ratios(self, cases: Influence) -> Float[Tensor, "case pair"]:
+    def _both(self, cases: Float[Tensor, "case region region"]) -> Float[Tensor, "case pair"]:
+        """Return what is said of both ways between two regions together."""
         one, other = (list(places) for places in zip(*(self.at(*pair) for pair in self.pairs), strict=True))
-        return cases.likelihood_ratio[:, one, other] + cases.likelihood_ratio[:, other, one]
+        return cases[:, one, other] + cases[:, other, one]
 
     @cached_property
     def _communication_p(self) -> list[float]:
-        return corrected(self._ratios(self.observed)[0], self._ratios(self.null))
+        """Both must be larger than by chance.
+
+        Where noise hides what a region does, another that only goes along with it seems to be needed, too.
+        """
+        ratio = corrected(self._both(self.observed.likelihood_ratio)[0], self._both(self.null.likelihood_ratio))
+        granger = corrected(self._both(self.observed.added)[0], self._both(self.null.added))
+        return [max(each) for each in zip(ratio, granger, strict=True)]
 
     @cached_property
     def _direction_p(self) -> list[float]:
         i, j = (list(places) for places in zip(*(self.at(*edge) for edge in self.edges), strict=True))
-        granger = corrected(self.observed.granger[0, i, j], self.null.granger[:, i, j])
+        granger = corrected(self.observed.added[0, i, j], self.null.added[:, i, j])
         ratio = corrected(self.observed.likelihood_ratio[0, i, j], self.null.likelihood_ratio[:, i, j])
         return [max(each) for each in zip(granger, ratio, strict=True)]
 
