@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from lvmzoo import Estimator
+from lvmzoo.data.recording import Signal
 from lvmzoo.metrics.spread import r2
 from lvmzoo.simulate.dissociation import OTHER, RELEVANT, dissociation
 
@@ -56,6 +57,7 @@ def run() -> list[dict[str, Any]]:
     sizes["four, none relevant"] = (4, 0)
     for seed in range(SEEDS):
         recording = dissociation(seed)
+        assert isinstance(recording.activity, Signal)
         y, z, x = (
             np.asarray(signal.values, dtype=np.float64)
             for signal in (recording.activity, recording.behavior["hand"], recording.truth["latents"])
