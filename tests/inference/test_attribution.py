@@ -157,7 +157,7 @@ def test_relevant_units_are_told_from_irrelevant_ones() -> None:
     areas = []
     for seed in range(5):
         random = np.random.default_rng(seed)
-        walks = np.cumsum(0.3 * random.normal(size=(5000, 4)), 0)
+        walks = np.cumsum(0.3 * random.normal(size=(4000, 4)), 0)
         places = 1.5 * (np.abs((walks + 1) % 4 - 2) - 1)  # reflected at the walls
         rates = [
             np.exp(0.7 * place @ (w := random.normal(size=(2, 50))) / np.linalg.norm(w, axis=0))
@@ -166,7 +166,8 @@ def test_relevant_units_are_told_from_irrelevant_ones() -> None:
         counts = random.poisson(np.concatenate(rates, 1))
         estimator = Estimator(
             "contrastive", seed=seed, positives="behavior", delta=0.2, receptive_field_bins=1, jacobian_penalty=0.1,
-            jacobian_warmup_steps=250, trainer={"max_steps": 800, "progress": False},
+            jacobian_warmup_steps=100,
+            trainer={"max_steps": 300, "batch_size": 256, "learning_rate": 3e-3, "progress": False},
         ).fit(counts, {"place": places[:, :2]})  # fmt: skip
         run = estimator.run_
         assert isinstance(run.model, Contrastive)
