@@ -21,10 +21,12 @@ from torch import Tensor
 
 __all__ = [
     "bootstrap",
+    "cells",
     "drift_basis",
     "holm",
     "interval",
     "levels_of",
+    "log_exchanges",
     "null_summary",
     "p_value",
     "permutations",
@@ -39,19 +41,36 @@ def permutations(
 
     Parameters
     ----------
-    condition : of each trial; trials of unknown condition (-1) are exchanged with each other. None: one condition.
+    condition : of each trial; trials of unknown condition (-1) stay where they are. None: one condition.
     trials : their number, in the order of recording.
     generator : of the draw, on the CPU.
     blocks : number of contiguous blocks of equal length; trials never leave theirs.
     """
-    group = torch.arange(trials) * blocks // max(trials, 1)
-    if condition is not None:
-        group = group * (int(condition.max()) + 2 if trials else 1) + condition.cpu() + 1
+    group = cells(condition, trials, blocks)
     order = torch.randperm(trials, generator=generator)
     # Both list the groups in the same order: the first by trial, the second at random within each group.
     found = torch.empty(trials, dtype=torch.int64)
     found[torch.argsort(group, stable=True)] = order[torch.argsort(group[order], stable=True)]
     return found if condition is None else found.to(condition.device)
+
+
+def cells(condition: Int[Tensor, " trial"] | None, trials: int, blocks: int) -> Int[Tensor, " trial"]:
+    """Return a number for each trial that it shares with those that it can be exchanged with, on the CPU.
+
+    Those are the trials of its condition and block. A trial of unknown condition (-1) is alone: exchanged with one of
+    another condition, it would lose what all trials of its own share.
+    """
+    group = torch.arange(trials) * blocks // max(trials, 1)
+    if condition is None or not trials:
+        return group
+    known = condition.cpu()
+    return torch.where(known < 0, -1 - torch.arange(trials), group * (int(known.max()) + 1) + known)
+
+
+def log_exchanges(cells: Int[Tensor, " trial"]) -> float:
+    """Return the natural logarithm of the number of ways in which trials can be exchanged within their cells."""
+    _, sizes = torch.unique(cells, return_counts=True)
+    return sum(math.lgamma(size + 1) for size in sizes.tolist())
 
 
 def p_value(observed: float, null: Sequence[float] | Float[Tensor, " draw"]) -> float:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvmzoo.batch import Batch
-from lvmzoo.claims.nulls import drift_basis, permutations
+from lvmzoo.claims.nulls import cells, drift_basis, log_exchanges, permutations
 from lvmzoo.claims.support import Questions
 from lvmzoo.inference.lag_windows import lagged, paired_trials, whole_windows
 from lvmzoo.inference.regression_moments import Rows, Scatter, without_columns
@@ -94,11 +94,7 @@ class RegionRecording:
     @property
     def can_exchange(self) -> bool:
         """Whether trials of the same condition and block can be exchanged in enough ways for a null."""
-        cell = torch.arange(self.trials) * self.blocks // max(self.trials, 1)
-        if self.condition is not None:
-            cell = cell * (len(self.layout.conditions) + 1) + self.condition.cpu() + 1
-        _, sizes = torch.unique(cell, return_counts=True)
-        return sum(math.lgamma(size + 1) for size in sizes.tolist()) >= math.log(ENOUGH)
+        return log_exchanges(cells(self.condition, self.trials, self.blocks)) >= math.log(ENOUGH)
 
     def note(self, questions: Questions, correction: str) -> str:
         """Return what the null and the interval are, or why there are none."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.claims.nulls import permutations
+from lvmzoo.claims.nulls import cells, permutations
 
 __all__ = [
     "FEWEST_TIMES",
@@ -108,10 +108,7 @@ def blocks_of(condition: Int[Tensor, " trial"] | None, trials: int) -> int:
 
 def exchangeable(condition: Int[Tensor, " trial"] | None, trials: int, blocks: int) -> int:
     """Return how many trials have another of their condition in their block."""
-    group = torch.arange(trials) * blocks // max(trials, 1)
-    if condition is not None and trials:
-        group = group * (int(condition.max()) + 2) + condition.cpu() + 1
-    _, counts = group.unique(return_counts=True)
+    _, counts = cells(condition, trials, blocks).unique(return_counts=True)
     return int(counts[counts > 1].sum())
 
 

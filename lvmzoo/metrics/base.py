@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.models.base import Communicates, Connects, Decodes, Model, Reconstructs
 
 __all__ = ["Evaluation", "Metric", "Score"]
+
+logger = logging.getLogger("lvmzoo")
 
 Result = TypeVar("Result")
 
@@ -148,12 +151,24 @@ class Evaluation:
         )
 
     def findings(self, progress: Progress = quiet_progress) -> Findings:
-        """Return what a model that connects regions says of them; from training trials alone, with every unit shown."""
+        """Return what a model that connects regions says of them; from training trials alone, with every unit shown.
+
+        Where trials have conditions, those whose condition is unknown are left out: what they share with others of
+        their condition cannot be told from communication.
+        """
 
         def compute() -> Findings:
             model = self._model()
             parameter = next(model.parameters(), None)
-            batch = self.trials("train").batch().without_behavior()
+            trials = self.trials("train")
+            if trials.condition is not None and 0 < (unknown := int((trials.condition < 0).sum())) < len(trials):
+                logger.warning(
+                    "%d of %d training trials have no known condition; what is said of regions leaves them out.",
+                    unknown,
+                    len(trials),
+                )
+                trials = trials.select(np.flatnonzero(trials.condition >= 0))
+            batch = trials.batch().without_behavior()
             with evaluating(model):
                 return cast("Connects", model).findings(
                     batch if parameter is None else batch.to(parameter.device), self.seed, progress

@@ -12,19 +12,22 @@ from scipy.stats import permutation_test
 
 from lvmzoo.claims.nulls import (
     bootstrap,
+    cells,
     drift_basis,
     holm,
     interval,
+    log_exchanges,
     null_summary,
     p_value,
     permutations,
     without_drift,
 )
+from lvmzoo.claims.surrogates import exchangeable
 
 
 def test_trials_stay_in_their_condition_and_block() -> None:
     generator = torch.Generator().manual_seed(0)
-    condition = torch.tensor([0, 1, -1] * 20)
+    condition = torch.tensor([0, 1, 2] * 20)
     seen = torch.stack([permutations(condition, 60, generator, blocks=3) for _ in range(200)])
     for found in seen:
         assert sorted(found.tolist()) == list(range(60))
@@ -36,6 +39,17 @@ def test_trials_stay_in_their_condition_and_block() -> None:
     assert int(counts.min()) > 0
     assert float(counts.sum()) == 200
     assert float(((counts - 200 / len(group)) ** 2 / (200 / len(group))).sum()) < 20  # chi-square, 6 degrees
+
+
+def test_trials_of_unknown_condition_stay_where_they_are() -> None:
+    condition = torch.tensor([0, -1, 1, -1] * 10)
+    unknown = condition < 0
+    for seed in range(20):
+        found = permutations(condition, 40, torch.Generator().manual_seed(seed), blocks=2)
+        assert torch.equal(found[unknown], torch.arange(40)[unknown])
+        assert torch.equal(condition[found], condition)
+    assert exchangeable(condition, 40, 2) == 20
+    assert log_exchanges(cells(condition, 40, 2)) == pytest.approx(4 * math.log(math.factorial(5)))
 
 
 def test_permutations_without_condition_and_of_nothing() -> None:

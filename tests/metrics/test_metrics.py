@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from sklearn.metrics import r2_score
 
 from lvmzoo.batch import Kind, Layout, Observation, Variable
 from lvmzoo.data.trials import Session, Trials
+from lvmzoo.findings import Findings
 from lvmzoo.metrics import evaluate, score
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.baselines import PENALTIES, _smooth, baselines, oracle, principal_components
@@ -228,3 +231,17 @@ def test_m1_ridge_reaches_the_known_velocity_r2(shared_data):
         smooth = {part: np.concatenate([*_smooth(session, part, width)]) for part in ("train", "validation", "test")}
         found = table(BehaviorR2(PENALTIES)(Evaluation(None, session, known={"latents": smooth})))
         assert found["behavior_r2", "velocity"].value == pytest.approx(known, abs=0.015)
+
+
+def test_trials_of_unknown_condition_are_left_out_of_findings(monkeypatch, caplog):
+    session = make_session()
+    condition = np.arange(len(session.train)) % 3 - 1
+    train = replace(session.train, condition=condition)
+    asked = []
+    monkeypatch.setattr(Full, "findings", lambda self, batch, *rest: asked.append(batch) or Findings(()))
+    evaluation = Evaluation(Full(session), replace(session, train=train), 0)
+    evaluation.findings()
+    assert asked[0].condition.tolist() == condition[condition >= 0].tolist()
+    known = session.train.batch().activity[condition >= 0]
+    assert torch.equal(asked[0].activity[:, : known.shape[1]], known[:, : asked[0].n_bins])
+    assert f"{(condition < 0).sum()} of {len(condition)} training trials" in caplog.text
