@@ -22,7 +22,7 @@ PASSES = 60  # of a fit to all trials at most
 GAIN = 0.05  # nats over five steps below which it is over
 CLOSE = 10.0  # twice the log of a likelihood ratio, below which the fit with all delays is looked for once more
 QUICK = 8  # passes of a refit to resampled trials, once those before have told how the likelihood curves
-LEARNERS, LEARNING = 5, 20  # refits that tell that, and their passes
+LEARNERS, LEARNING = 5, 20  # refits that tell that at most, and their passes
 FISHER_DRAWS = 1000
 
 
@@ -97,7 +97,8 @@ def resampled(
 ) -> Draws:
     """Refit to resamples of the trials, from the fit to all of them."""
     draws = [bootstrap(len(data.valid), generator).to(data.valid.device) for _ in range(resamples)]
-    plan = [(rows, LEARNING) for rows in draws[:LEARNERS]] + [(rows, QUICK) for rows in draws]
+    learners = draws[: min(LEARNERS, resamples // 4)]
+    plan = [(rows, LEARNING) for rows in learners] + [(rows, QUICK) for rows in draws]
     refits, fits = Refits(model, data, counts), []
     for number, (rows, passes) in enumerate(plan):
         fits.append(refits(rows, passes))

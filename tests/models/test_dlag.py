@@ -45,7 +45,7 @@ def swapped(data: Batch) -> Batch:
     )
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_finds_delays_and_timescales(seed: int) -> None:
     """D1: 2 regions x 25 units x 80 trials x 50 bins of 20 ms. D2: swapping the regions flips the sign."""
     data = simulate(seed, DELAYS, TIMESCALES)
@@ -99,6 +99,7 @@ def test_claims_of_three_regions() -> None:
     assert {profile.kind for profile in found.profiles} == {"lag", "rank"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_delays_that_the_authors_planted(name: str, shared_data: Path, tmp_path: Path) -> None:
     """Through the command line: within three standard errors, and 5 ms where that is small; timescales within 15 %."""
@@ -164,6 +165,7 @@ def test_leave_group_out_uses_the_other_regions_alone() -> None:
     assert not torch.allclose(model.predict_target(data, "A"), model.predict_target(other, "A"))
 
 
+@pytest.mark.slow
 def test_numbers_of_latents_are_chosen() -> None:
     """By cross-validation; they survive saving and loading."""
     data = simulate(9, [[40.0]], [4.0, 5.0, 6.0], (6, 6), 40, 20, noise=0.5)
@@ -213,7 +215,11 @@ def awkward(kind: str) -> Batch:
 
 
 @pytest.mark.parametrize(
-    "kind", ["one unit", "identical", "no variance", "fewer trials", "one trial", "unequal", "missing", "ragged"]
+    "kind",
+    [
+        *("one unit", "identical", "no variance", "fewer trials", "one trial", "unequal"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("missing", "ragged")),
+    ],
 )
 def test_awkward_data(kind: str) -> None:
     """Everything stays finite, the objective never falls, and claims are made or refused."""
