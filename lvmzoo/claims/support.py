@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lvmzoo.claims.nulls import interval, null_summary, p_value
 from lvmzoo.findings import Claim, Question
 
-__all__ = ["LEVEL", "Measured", "Questions", "claimed", "corrected", "judged"]
+__all__ = ["LEVEL", "Measured", "Questions", "claimed", "corrected", "judged", "largest_of_all", "too_few"]
 
-LEVEL = 0.05
+LEVEL = 0.05  # of tests
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,43 @@ class Measured:
         return (min(low, self.value), max(high, self.value)) if math.isfinite(low) else None
 
 
-def corrected(measured: Sequence[Measured]) -> list[float | None]:
-    """Return p-values corrected for the number of values, by the largest of all under the null; None without a null.
+def too_few(permutations: int, corrections: int = 1) -> str:
+    """Return why so many permutations can tell nothing at ``LEVEL``, as a part of a note; nothing where they can.
 
-    Each counts in standard deviations from the mean of its own null and itself. Unlike with a correction for each
-    p-value, as many draws do for many values as for one.
+    Parameters
+    ----------
+    permutations : draws of the null.
+    corrections : number of p-values that Holm's or Bonferroni's procedure corrects; 1 for the maximum statistic.
     """
+    least = corrections / (permutations + 1)
+    if least <= LEVEL:
+        return ""
+    needed = math.ceil(round(corrections / LEVEL, 6)) - 1
+    return (
+        f"too few permutations to tell: {permutations} give p of {least:.2g} at least; "
+        f"set model.permutations={needed} or more"
+    )
+
+
+def corrected(measured: Sequence[Measured]) -> list[float | None]:
+    """Return p-values corrected for the number of values by :func:`largest_of_all`; None without a null."""
     if len(measured) < 2 or any(len(found.null) < 2 for found in measured):
         return [found.p for found in measured]
-    draws = torch.tensor([[found.value, *found.null] for found in measured], dtype=torch.float64)
-    scaled = (draws - draws.mean(1, keepdim=True)) / draws.std(1, keepdim=True).clamp(min=1e-300)
-    return [p_value(value, scaled[:, 1:].amax(0)) for value in scaled[:, 0].tolist()]
+    observed = torch.tensor([found.value for found in measured], dtype=torch.float64)
+    null = torch.tensor([found.null for found in measured], dtype=torch.float64)
+    return [*largest_of_all(observed, null.mT)]
+
+
+def largest_of_all(observed: Float[Tensor, " value"], null: Float[Tensor, "draw value"]) -> list[float]:
+    """Return p-values corrected for the number of values, by the largest of all under the null.
+
+    Each counts in standard deviations from the mean of its own null and itself, as exchangeability asks for. Unlike
+    with a correction for each p-value, as many draws do for many values as for one.
+    """
+    every = torch.cat([observed[None], null])
+    scaled = (every - every.mean(0)) / every.std(0).clamp(min=1e-300)
+    largest = scaled[1:].amax(1)
+    return [p_value(value, largest) for value in scaled[0].tolist()]
 
 
 def judged(value: float, p: float | None, bounds: tuple[float, float] | None) -> bool | None:
