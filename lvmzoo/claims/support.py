@@ -56,7 +56,7 @@ class Measured:
         if not self.resamples:
             return None
         draws = torch.tensor(self.resamples, dtype=torch.float64)
-        low, high = interval(draws - draws.nanmedian() + self.value)
+        low, high = interval(draws - null_summary(draws)[0] + self.value)
         return (min(low, self.value), max(high, self.value)) if math.isfinite(low) else None
 
 
@@ -79,12 +79,14 @@ def too_few(permutations: int, corrections: int = 1) -> str:
 
 
 def corrected(measured: Sequence[Measured]) -> list[float | None]:
-    """Return p-values corrected for the number of values by :func:`largest_of_all`; None without a null."""
-    if len(measured) < 2 or any(len(found.null) < 2 for found in measured):
+    """Return p-values corrected for the number of values by :func:`largest_of_all`; None for those without a null."""
+    told = [found for found in measured if found.null]
+    if len(told) < 2 or len(told[0].null) < 2:
         return [found.p for found in measured]
-    observed = torch.tensor([found.value for found in measured], dtype=torch.float64)
-    null = torch.tensor([found.null for found in measured], dtype=torch.float64)
-    return [*largest_of_all(observed, null.mT)]
+    observed = torch.tensor([found.value for found in told], dtype=torch.float64)
+    null = torch.tensor([found.null for found in told], dtype=torch.float64)
+    ps = iter(largest_of_all(observed, null.mT))
+    return [next(ps) if found.null else None for found in measured]
 
 
 def largest_of_all(observed: Float[Tensor, " value"], null: Float[Tensor, "draw value"]) -> list[float]:
