@@ -10,8 +10,9 @@ from lvmzoo.batch import Batch
 from lvmzoo.claims.influence_channels import each_by_itself, region_channels
 from lvmzoo.claims.influence_profiles import by_dimension, by_frequency, by_lag, by_time
 from lvmzoo.claims.influence_refits import PASSES, chance, resampled
-from lvmzoo.claims.influence_study import LEVEL, Study
+from lvmzoo.claims.influence_study import Study
 from lvmzoo.claims.influence_surrogates import chance_of
+from lvmzoo.claims.support import too_few
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
 from lvmzoo.inference.linear_gaussian import LinearGaussian
@@ -74,8 +75,8 @@ def influence(
     claims = [study.communication(*pair) for pair in study.pairs]
     claims += [study.direction(*edge) for edge in study.edges]
     profiles = [by_frequency(study, *edge) for edge in study.edges]
+    claims += [study.delay(*pair) for pair in study.pairs]
     if structure.max_lag > 1:
-        claims += [study.delay(*pair) for pair in study.pairs]
         profiles += [by_lag(study, *pair) for pair in study.pairs]
     claims += [study.dimensions(*edge) for edge in study.edges]
     profiles += [by_dimension(study, *edge) for edge in study.edges]
@@ -86,6 +87,4 @@ def _why_not(draws: int, copies: int) -> str:
     """Return why nothing can be told; nothing where it can."""
     if not draws:
         return "no null was asked for"
-    if (draws + 1) * LEVEL < 1:
-        return f"{draws} permutations are too few for a test at 5 %"
-    return "" if copies else "no resamples were asked for"
+    return too_few(draws) or ("" if copies else "no resamples were asked for")

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.claims.influence_measures import Influence
-from lvmzoo.claims.nulls import interval, null_summary, p_value
+from lvmzoo.claims.nulls import interval, null_summary
+from lvmzoo.claims.support import LEVEL, Measured, largest_of_all
 from lvmzoo.findings import DIRECTLY, Claim, Question
 from lvmzoo.inference.regional_structure import Structure
 
-__all__ = ["Study", "corrected", "shifted_interval"]
+__all__ = ["Study", "shifted_interval"]
 
-LEVEL = 0.05
 Edge = tuple[str, str]  # source, target
 
 
@@ -77,7 +77,7 @@ class Study:
         p = self._communication_p[mine] if len(null) else None
         note = (
             f"chance: {self.against}, the largest pair; directly: not by way of the others; p is the larger of those "
-            "of the likelihood ratio and of what the blocks add to Granger causality"
+            "of the likelihood ratio and of what the blocks add to Granger causality; no control within a region"
         )
         boot = None if self.boot is None else self._both(self.boot.likelihood_ratio)[:, mine] / transitions
         return Claim(
@@ -103,7 +103,8 @@ class Study:
         note = (
             f"chance: {self.against}, the largest pair; fitted anew from regions apart, as chance "
             "is; p is the larger of those of what the block adds to Granger causality and of its likelihood ratio, for "
-            "where noise hides a region's own past, another predicts it a little without driving it"
+            "where noise hides a region's own past, another predicts it a little without driving it; no control within "
+            "a region"
         )
         return Claim(
             Question.DIRECTION,
@@ -122,7 +123,14 @@ class Study:
     def delay(self, one: str, other: str) -> Claim:
         """By how much the second region follows the first: the lag at which one tells most of the other."""
         width = 1000 * self.batch.layout.bin_width_s
-        lag = float(self.lags[int(self.by_lag(self.observed, one, other).argmax())])
+        told = self.by_lag(self.observed, one, other)[0]
+        untold = self.why
+        if self.structure.max_lag == 1 and not untold:
+            untold = "the model has one lag; set model.max_lag to the longest delay to look for, in bins"
+        if self.structure.max_lag == 1 or not bool((told > 0).any()):
+            evidence = None if untold else False
+            return Claim(Question.DELAY, one, other, math.nan, "lag", "ms", evidence=evidence, note=untold)
+        lag = float(self.lags[int(told.argmax())])
         edge, back = ((one, other), (other, one)) if lag > 0 else ((other, one), (one, other))
         p = self._direction_p[self.edges.index(edge)] if len(self.null.granger) and edge in self.edges else None
         low = high = lag
@@ -186,39 +194,25 @@ class Study:
 
         Where noise hides what a region does, another that only goes along with it seems to be needed, too.
         """
-        ratio = corrected(self._both(self.observed.likelihood_ratio)[0], self._both(self.null.likelihood_ratio))
-        granger = corrected(self._both(self.observed.added)[0], self._both(self.null.added))
+        ratio = largest_of_all(self._both(self.observed.likelihood_ratio)[0], self._both(self.null.likelihood_ratio))
+        granger = largest_of_all(self._both(self.observed.added)[0], self._both(self.null.added))
         return [max(each) for each in zip(ratio, granger, strict=True)]
 
     @cached_property
     def _direction_p(self) -> list[float]:
         i, j = (list(places) for places in zip(*(self.at(*edge) for edge in self.edges), strict=True))
-        granger = corrected(self.observed.added[0, i, j], self.null.added[:, i, j])
-        ratio = corrected(self.observed.likelihood_ratio[0, i, j], self.null.likelihood_ratio[:, i, j])
+        granger = largest_of_all(self.observed.added[0, i, j], self.null.added[:, i, j])
+        ratio = largest_of_all(self.observed.likelihood_ratio[0, i, j], self.null.likelihood_ratio[:, i, j])
         return [max(each) for each in zip(granger, ratio, strict=True)]
 
     def _evidence(self, p: float | None) -> bool | None:
         return None if self.why or p is None else p <= LEVEL
 
 
-def corrected(observed: Float[Tensor, " pair"], null: Float[Tensor, "draw pair"]) -> list[float]:
-    """Return p-values against the largest statistic of each draw, in units of each pair's own spread.
-
-    The observed statistics count among the draws of which the spread is taken, as exchangeability asks for.
-    """
-    every = torch.cat([observed[None], null])
-    scaled = (every - every.mean(0)) / every.std(0).clamp(min=1e-300)
-    largest = scaled[1:].amax(1)
-    return [p_value(float(value), largest) for value in scaled[0]]
-
-
 def shifted_interval(value: float, samples: Float[Tensor, " resample"] | None) -> tuple[float, float] | None:
-    """Return the 2.5th and 97.5th percentile of resamples, moved so that their median is the value; none below zero.
+    """Return the 95 % interval of resamples, moved so that their median is the value; nothing below zero.
 
     What cannot be negative is larger in resamples than in the data, by about as much as in the data than in truth.
     """
-    if samples is None:
-        return None
-    low, high = interval(samples)
-    middle = null_summary(samples)[0]
-    return max(0.0, min(value, value + low - middle)), max(value, value + high - middle)
+    found = None if samples is None else Measured(value, resamples=samples.tolist()).interval
+    return None if found is None else (max(0.0, found[0]), found[1])

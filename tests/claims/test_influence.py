@@ -57,7 +57,12 @@ def test_planted_edges_are_found_and_no_others() -> None:
 
 def test_claims_and_curves_are_complete() -> None:
     found = chain()
+    delays = said(found, "delay")
+    assert len(delays) == 3
+    assert all("set model.max_lag" in claim.note for claim in delays.values())
     for claim in found.claims:
+        if claim.question is Question.DELAY:
+            continue
         assert claim.interval is not None
         assert claim.interval[0] <= claim.value <= claim.interval[1]
         if claim.question is not Question.DIMENSIONS:
@@ -143,9 +148,10 @@ def test_without_a_null_or_resamples_nothing_is_claimed(permutations: int, resam
     found = influence(model, regions, emissions, batch, permutations=permutations, resamples=resamples, seed=0)
     for claim in found.claims:
         assert claim.evidence is None
-        assert (claim.p is None) == (permutations == 0) or claim.question is Question.DIMENSIONS
-        assert (claim.interval is None) == (resamples == 0) or claim.question is Question.DIMENSIONS
         assert claim.note
+        if claim.question in (Question.COMMUNICATION, Question.DIRECTION):
+            assert (claim.p is None) == (permutations == 0)
+            assert (claim.interval is None) == (resamples == 0)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_degenerate_data_give_numbers_or_a_reason(case: str, few_passes: None) -
     draws = 19 if case in ("identical", "no variance") else 2
     found = influence(model, regions, emissions, batch, permutations=draws, resamples=2, seed=0)
     for claim in found.claims:
-        if claim.question is not Question.DIMENSIONS:
+        if claim.question in (Question.COMMUNICATION, Question.DIRECTION):
             assert np.isfinite(claim.value), claim
         assert claim.interval is None or np.isfinite(claim.interval).all(), claim
         if case in ("one trial", "one bin", "few trials"):

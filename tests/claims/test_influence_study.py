@@ -10,9 +10,10 @@ import torch
 
 from lvmzoo.claims.influence_channels import region_channels
 from lvmzoo.claims.influence_measures import Influence
-from lvmzoo.claims.influence_study import Study, corrected, shifted_interval
+from lvmzoo.claims.influence_study import Study, shifted_interval
 from lvmzoo.claims.influence_surrogates import chance_of
-from lvmzoo.findings import Claim
+from lvmzoo.claims.support import largest_of_all
+from lvmzoo.findings import Claim, Question
 from lvmzoo.inference.emissions import emissions_of
 from tests.claims.influence_world import batch_of, planted, structure
 
@@ -55,20 +56,44 @@ def test_a_short_session_in_which_no_region_tells_anything() -> None:
 def test_p_is_of_the_largest_pair() -> None:
     draw = torch.Generator().manual_seed(0)
     null = torch.randn(199, 3, generator=draw, dtype=torch.float64) * torch.tensor([1.0, 100.0, 1e-3])
-    p = corrected(torch.tensor([20.0, 20.0, 0.0], dtype=torch.float64), null)
+    p = largest_of_all(torch.tensor([20.0, 20.0, 0.0], dtype=torch.float64), null)
     assert p[0] == 1 / 200
     assert p[1] > 0.5  # a fifth of its own spread
     assert p[2] > 0.5
     smallest = []
     for _ in range(400):
         every = torch.randn(40, 6, generator=draw, dtype=torch.float64)
-        smallest.append(min(corrected(every[0], every[1:])))
+        smallest.append(min(largest_of_all(every[0], every[1:])))
     assert 0.02 < np.mean(np.array(smallest) <= 0.05) < 0.09
 
 
 def test_intervals_are_about_the_value() -> None:
     samples = 0.5 + torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs()
-    low, high = shifted_interval(0.4, samples) or (0, 0)
-    assert low == 0.0 or low < 0.4
-    assert 0.4 < high < 3
+    low, middle, high = np.percentile(samples.numpy(), [2.5, 50, 97.5])
+    assert shifted_interval(3.0, samples) == pytest.approx((3 + low - middle, 3 + high - middle))
+    assert shifted_interval(0.4, samples) == pytest.approx((0.0, 0.4 + high - middle))
     assert shifted_interval(0.4, None) is None
+
+
+def test_a_model_of_one_lag_says_how_to_ask_for_delays() -> None:
+    batch = batch_of(torch.zeros(30, 5, 4, dtype=torch.float64), "AB")
+    cases = numbers(1, 0.5), numbers(19, 0.1), numbers(5, 0.5)
+    study = Study(structure("AB", 2), ("A", "B"), batch, torch.zeros(1).double(), *cases, "permuted trials", "")
+    claim = study.delay("A", "B")
+    assert claim.question is Question.DELAY
+    assert np.isnan(claim.value)
+    assert claim.evidence is None
+    assert "set model.max_lag" in claim.note
+    assert claim.sentence.startswith("A delay between A and B cannot be told. ")
+
+
+def test_regions_that_tell_nothing_of_each_other_have_no_delay() -> None:
+    batch = batch_of(torch.zeros(30, 5, 4, dtype=torch.float64), "AB")
+    cases = (
+        found._replace(lagged=found.lagged.expand(-1, -1, -1, 3))
+        for found in (numbers(1, 0.0), numbers(19, 0.0), numbers(5, 0.0))
+    )
+    study = Study(structure("AB", 2, 3), ("A", "B"), batch, torch.zeros(1).double(), *cases, "permuted trials", "")
+    claim = study.delay("A", "B")
+    assert np.isnan(claim.value)
+    assert claim.evidence is False

@@ -201,9 +201,9 @@ def _names(layouts: Sequence[Layout]) -> tuple[str, ...]:
     if len(names) < 2:
         raise UserError(
             f"Session '{layouts[0].session}' has one region ({', '.join(names)}).",
-            "multi_region_lds says how regions drive each other, so there are at least two whose units are not silent.",
-            "Give each unit its region (an electrodes.location in NWB, `regions=` for arrays), or check data.regions; "
-            "for one region use model=lds.",
+            "multi_region_lds says how regions drive each other: it needs two regions with units that are not silent.",
+            "Give each unit its region (an electrodes.location in NWB, `regions=` for arrays), check data.regions, "
+            "or use model=lds for one region.",
         )
     for layout in layouts[1:]:
         if set(layout.units) != set(names):
