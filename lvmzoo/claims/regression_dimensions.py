@@ -24,21 +24,23 @@ SPLITS = 25  # random halves of the source
 
 
 class Curve(NamedTuple):
-    """1 - NSE by rank, its standard error over folds, and the rank by the rule."""
+    """1 - NSE by rank at the best penalty, its standard error over folds, and the rank by the rule."""
 
     explained: Float[Tensor, " rank"]
     error: Float[Tensor, " rank"]
     rank: int
+    ridge: float
 
 
 @dataclass(frozen=True)
 class Control:
-    """Source and target drawn from one region, beside a source and a target of equal size in two."""
+    """Source and target of equal size drawn from one region, beside as large ones of two."""
 
     within: Float[Tensor, "split rank"]  # 1 - NSE of units of the source region
+    between: Float[Tensor, "split rank"]  # of as many units of the target region, from the same source units
     rank: Float[Tensor, " split"]
-    between_rank: Float[Tensor, " split"]  # of as many units of the target region, from the same source units
-    sizes: tuple[int, int]  # units of the source and of the target
+    between_rank: Float[Tensor, " split"]
+    size: int  # units of the source, and as many of the target
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,15 @@ def curve_of(scatter: Scatter, x: Int[Tensor, " p"], y: Int[Tensor, " q"], route
     else:
         explained = torch.stack([scatter.by_rank(x, y, ridge) for ridge in route.ridge], 1)
     column, rank = choose_rank(explained, route.rule)
-    return Curve(explained[:, column].mean(0), explained[:, column].std(0) / len(explained) ** 0.5, rank)
+    return Curve(
+        explained[:, column].mean(0), explained[:, column].std(0) / len(explained) ** 0.5, rank, route.ridge[column]
+    )
 
 
 def within_region(
     scatter: Scatter, windows: Windows, route: Route, source: str, target: str, generator: torch.Generator
 ) -> Control | None:
-    """Return what a random part of the source predicts of the rest of it, and of as many units of the target.
+    """Return what random units of the source predict of as many others of it, and of as many units of the target.
 
     None for a source of one unit.
     """
@@ -113,33 +117,35 @@ def within_region(
     held = min(len(inside) // 2, len(outside))
     if held < 1:
         return None
-    curves: list[Tensor] = []
-    ranks: list[float] = []
-    between: list[float] = []
+    within: list[Curve] = []
+    between: list[Curve] = []
     factors = 0
     for _ in range(SPLITS):
         order = torch.randperm(len(inside), generator=generator).to(inside.device)
-        x = torch.cat([windows.columns[source, lag][order[held:]] for lag in route.lags])
+        x = torch.cat([windows.columns[source, lag][order[held : 2 * held]] for lag in route.lags])
         other = outside[torch.randperm(len(outside), generator=generator).to(inside.device)[:held]]
-        if route.method == "factor" and not curves:
+        if route.method == "factor" and not within:
             factors = _factors(scatter, x, other)
-        found = [curve_of(scatter, x, y, route, factors) for y in (inside[order[:held]], other)]
-        curves.append(found[0].explained)
-        ranks.append(float(found[0].rank))
-        between.append(float(found[1].rank))
-    sizes = (len(inside) - held, held)
-    return Control(torch.stack(curves), torch.tensor(ranks), torch.tensor(between), sizes)
+        for curves, y in ((within, inside[order[:held]]), (between, other)):
+            curves.append(curve_of(scatter, x, y, route, factors))
+    return Control(
+        torch.stack([curve.explained for curve in within]),
+        torch.stack([curve.explained for curve in between]),
+        torch.tensor([float(curve.rank) for curve in within]),
+        torch.tensor([float(curve.rank) for curve in between]),
+        held,
+    )
 
 
-def subspace_of(windows: Windows, route: Route, source: str, target: str, rank: int) -> Float[Tensor, "window r"]:
-    """Return the directions of the source's windows that predict the target, from all rows."""
+def subspace_of(windows: Windows, route: Route, source: str, target: str, curve: Curve) -> Float[Tensor, "window r"]:
+    """Return the directions of the source's windows that predict the target, from all rows at the curve's penalty."""
     x = torch.cat([windows.columns[source, lag] for lag in route.lags])
     y = windows.columns[target, 0]
     products, bins = windows.rows.whole()
     training = Centered(products[None, x[:, None], x], products[None, x[:, None], y])
     if route.method == "factor":
-        return solve_factors(training.xx[0], training.xy[0], bins, max(rank, 1))[0][:, :rank]
-    return solve(spectrum_of(training), route.ridge[0])[0][0][:, :rank]
+        return solve_factors(training.xx[0], training.xy[0], bins, max(curve.rank, 1))[0][:, : curve.rank]
+    return solve(spectrum_of(training), curve.ridge)[0][0][:, : curve.rank]
 
 
 def _factors(scatter: Scatter, x: Int[Tensor, " p"], y: Int[Tensor, " q"]) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.claims.nulls import interval
-from lvmzoo.claims.regression_dimensions import Dimensions, dimensions, outwards, subspace_of
+from lvmzoo.claims.regression_dimensions import Control, Dimensions, dimensions, outwards, subspace_of
 from lvmzoo.claims.regression_lags import lag_claims
 from lvmzoo.claims.regression_recording import RegionRecording
 from lvmzoo.claims.regression_sources import source_claims
@@ -105,13 +105,15 @@ def _claim(
     elif made.control is not None:
         control = float(made.control.rank.median())
         bounds = outwards(interval(made.control.rank), control)
-        here, there = made.control.sizes
+        size = made.control.size
         notes.append(
-            f"the control predicts {there} units of {source} from {here} others, {len(made.control.rank)} times; "
+            f"the control predicts {size} units of {source} from {size} others, {len(made.control.rank)} times; "
             f"as many units of {target} take {float(made.control.between_rank.median()):g}"
         )
     if evidence is False:
         notes.append("there is no evidence that the regions share activity, so the number says nothing")
+    elif evidence is None:
+        notes.append("whether the regions share activity at all cannot be told")
     return Claim(
         Question.DIMENSIONS,
         source,
@@ -173,7 +175,30 @@ def _profiles(source: str, target: str, made: Dimensions, beside: Dimensions | N
                 note="one standard error over folds",
             )
         )
-    return found
+    return found if made.control is None else [*found, _matched(source, target, made.control)]
+
+
+def _matched(source: str, target: str, control: Control) -> Profile:
+    """Return what as many units of the target as the control has are predicted by, beside the control."""
+    levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    value, (low, high) = control.between.mean(0), torch.quantile(control.between, levels, dim=0)
+    within, (within_low, within_high) = control.within.mean(0), torch.quantile(control.within, levels, dim=0)
+    return Profile(
+        "rank",
+        source,
+        target,
+        "1 - NSE",
+        {"dimensions": np.arange(len(value))},
+        value.numpy(),
+        low.numpy(),
+        high.numpy(),
+        control=within.numpy(),
+        control_low=within_low.numpy(),
+        control_high=within_high.numpy(),
+        marks={"1-SE rank": float(control.between_rank.median())},
+        item=f"{control.size} units from {control.size}, as the control",
+        note=f"mean and 95 % of {len(control.rank)} random choices of units",
+    )
 
 
 def _angles(session: RegressionSession, found: dict[tuple[str, str], Dimensions]) -> list[Profile]:
@@ -183,7 +208,7 @@ def _angles(session: RegressionSession, found: dict[tuple[str, str], Dimensions]
         if source != again:
             continue
         bases = [
-            subspace_of(found[source, to].windows, session.route, source, to, found[source, to].curve.rank)
+            subspace_of(found[source, to].windows, session.route, source, to, found[source, to].curve)
             for to in (one, other)
         ]
         angles = subspace_angles(*bases)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.claims.nulls import cells, drift_basis, log_exchanges, permutations
-from lvmzoo.claims.support import Questions
+from lvmzoo.claims.support import Questions, too_few
 from lvmzoo.inference.lag_windows import lagged, paired_trials, whole_windows
-from lvmzoo.inference.regression_moments import Rows, Scatter, without_columns
+from lvmzoo.inference.regression_moments import ROUNDING, Rows, Scatter, without_columns
 
 __all__ = ["RegionRecording", "Windows"]
 
@@ -23,6 +23,7 @@ DRIFT_TERMS = 4
 LAG_FOLDS = 5  # regressions on long windows are many and large
 CELL, GOOD_CELL = 4, 8  # trials of one condition in one block, on average: at least, and better
 ENOUGH = 1000.0  # different permutations, at least
+RESAMPLED = "interval from resampled trials"
 
 
 class Windows(NamedTuple):
@@ -71,7 +72,7 @@ class RegionRecording:
         self.layout, self.folds, self.groups = batch.layout, folds, groups
         seen = batch.observed & batch.valid[..., None]
         there = batch.valid.any(1)
-        self.activity = torch.where(seen, activity, 0.0)[there]
+        self.activity = without_rounding(torch.where(seen, activity, 0.0), batch.activity, seen)[there]
         self.fold = fold[there]
         self.group = None if group is None else group[there]
         self.condition = None if batch.condition is None else batch.condition[there]
@@ -91,20 +92,47 @@ class RegionRecording:
         """Bins of the longest trial."""
         return int(self.valid.sum(1).max()) if self.trials else 0
 
-    @property
-    def can_exchange(self) -> bool:
-        """Whether trials of the same condition and block can be exchanged in enough ways for a null."""
-        return log_exchanges(cells(self.condition, self.trials, self.blocks)) >= math.log(ENOUGH)
+    def can_exchange(self, usable: Bool[Tensor, "trial bin"] | None = None) -> bool:
+        """Return whether trials of the same condition and block can be exchanged in enough ways for a null.
 
-    def note(self, questions: Questions, correction: str) -> str:
-        """Return what the null and the interval are, or why there are none."""
+        Parameters
+        ----------
+        usable : bins that count; a trial without any cannot be exchanged. None: all.
+        """
+        alike = cells(self.condition, self.trials, self.blocks)
+        if usable is not None:
+            alike = alike[usable.any(1).cpu()]
+        return log_exchanges(alike) >= math.log(ENOUGH)
+
+    def why_not(self, questions: Questions, usable: Bool[Tensor, "trial bin"] | None = None) -> str:
+        """Return why nothing can be told of communication; nothing where it can."""
         if not questions.permutations:
             return "no null was asked for (model.permutations)"
-        if not self.can_exchange:
-            return f"too short to tell: {self.trials} trials cannot be exchanged in enough ways within their conditions"
-        resampled = "interval from resampled trials" if questions.resamples else "no interval was asked for"
+        if self.trials == 1:
+            return (
+                "too short to tell: one trial cannot be exchanged with another; cut the session into segments "
+                "(data.segment_s), or use the model delayed_cca"
+            )
+        if not self.can_exchange(usable):
+            seen = "" if usable is None else f", {int(usable.any(1).sum())} of them with whole windows,"
+            return (
+                f"too short to tell: {self.trials} trials{seen} cannot be exchanged in enough ways within their "
+                "conditions"
+            )
+        few = too_few(questions.permutations)
+        return few if few or questions.resamples else "no interval was asked for (model.resamples)"
+
+    def note(self, correction: str) -> str:
+        """Return what the null and the interval are."""
         chance = f"null: trials exchanged within condition and {self.blocks} blocks, slow drift taken out"
-        return f"{chance}, {correction}; {resampled}" if correction else f"{chance}; {resampled}"
+        return f"{chance}, {correction}; {RESAMPLED}" if correction else f"{chance}; {RESAMPLED}"
+
+    def usable(self, wanted: Sequence[tuple[str, Sequence[int]]]) -> Bool[Tensor, "trial bin"]:
+        """Return the bins in which the windows of all these regions are whole."""
+        usable = self.valid.clone()
+        for region, lags in wanted:
+            usable &= whole_windows(self.complete[region], lags)
+        return usable
 
     def windows(
         self, wanted: Sequence[tuple[str, Sequence[int]]], drift: bool = False, alike: bool = False
@@ -117,9 +145,7 @@ class RegionRecording:
         drift : take slow drift over the session out.
         alike : bring regions to the same scale, and join neighboring folds to at most five.
         """
-        usable = self.valid.clone()
-        for region, lags in wanted:
-            usable &= whole_windows(self.complete[region], lags)
+        usable = self.usable(wanted)
         terms = min(DRIFT_TERMS, self.trials // 10) if drift else 0
         width = terms + sum(self.layout.units[region] * len(lags) for region, lags in wanted)
         stride = math.ceil(int(usable.sum()) * width / ENTRIES)
@@ -157,3 +183,15 @@ class RegionRecording:
         source = paired_trials(permutation, usable)
         bins = torch.arange(usable.shape[1], device=usable.device).expand(usable.shape)
         return number[source[usable], bins[usable]]
+
+
+def without_rounding(
+    values: Float[Tensor, "trial bin unit"],
+    raw: Num[Tensor, "trial bin unit"],
+    seen: Bool[Tensor, "trial bin unit"],
+) -> Float[Tensor, "trial bin unit"]:
+    """Return the values, zero for units whose values vary no more than a mean of the raw activity is rounded."""
+    count = seen.sum((0, 1)).clamp(min=1)
+    size = torch.where(seen, raw, 0).to(values.dtype).square().sum((0, 1)) / count
+    around = torch.where(seen, values - values.sum((0, 1)) / count, 0.0)
+    return torch.where(around.square().sum((0, 1)) / count > ROUNDING**2 * size, values, 0.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from lvmzoo.claims.nulls import bootstrap
+from lvmzoo.claims.regression_lags import WIDER
 from lvmzoo.claims.regression_recording import RegionRecording, Windows
 from lvmzoo.claims.support import Measured, Questions, claimed, corrected
 from lvmzoo.findings import Claim, Progress, Question
@@ -20,15 +22,20 @@ def source_claims(
     recording: RegionRecording, route: Route, questions: Questions, generator: torch.Generator, progress: Progress
 ) -> list[Claim]:
     """Return a claim for each source region about what it adds to the others; none for a single source."""
+    if len(route.sources) < 2:
+        return []
+    usable = recording.usable(_wanted(route))
+    why = recording.why_not(questions, usable)
     measured = measured_sources(recording, route, questions, generator, progress)
     ps = corrected(list(measured.values()))
     claims = []
     for (source, found), p in zip(measured.items(), ps, strict=True):
         others = " and ".join(name for name in route.sources if name != source)
         statistic = "cross-validated 1 - NSE added to the other sources"
-        note = recording.note(questions, f"largest of {len(measured)} sources")
+        note = f"{recording.note(f'largest of {len(measured)} sources')}, {WIDER}"
+        item = f"beyond {others}"
         claims.append(
-            claimed(Question.COMMUNICATION, source, route.target, found, p, statistic, note, f"beyond {others}")
+            claimed(Question.COMMUNICATION, source, route.target, found, p, statistic, note, item, why, wider=True)
         )
     return claims
 
@@ -36,16 +43,14 @@ def source_claims(
 def measured_sources(
     recording: RegionRecording, route: Route, questions: Questions, generator: torch.Generator, progress: Progress
 ) -> dict[str, Measured]:
-    """Return what each source region adds to the others; nothing for a single source, or without a whole window."""
-    if len(route.sources) < 2:
-        return {}
-    windows = recording.windows([*((source, route.lags) for source in route.sources), (route.target, (0,))], drift=True)
+    """Return what each source region adds to the others; NaN where fewer than two folds have a whole window."""
+    windows = recording.windows(_wanted(route), drift=True)
     if windows is None:
-        return {}
+        return {source: Measured(math.nan) for source in route.sources}
     scatter = windows.scatter()
     everything, added = _best(scatter, windows, route, route.sources), contributions(scatter, windows, route)
     measured = {source: Measured(value) for source, value in added.items()}
-    draws = questions.permutations if recording.can_exchange else 0
+    draws = questions.permutations if recording.can_exchange(windows.usable) else 0
     for draw in range(draws):
         progress("what each source region adds", draw / draws)
         for source in route.sources:
@@ -55,6 +60,8 @@ def measured_sources(
             measured[source].null.append(chance - (everything - added[source]))
     for _ in range(questions.resamples if recording.trials > 1 else 0):
         again = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
+        if len(again.bins) < 2:
+            continue
         for source, value in contributions(again, windows, route).items():
             measured[source].resamples.append(value)
     return measured
@@ -67,6 +74,10 @@ def contributions(scatter: Scatter, windows: Windows, route: Route) -> dict[str,
         source: everything - _best(scatter, windows, route, [name for name in route.sources if name != source])
         for source in route.sources
     }
+
+
+def _wanted(route: Route) -> list[tuple[str, Sequence[int]]]:
+    return [*((source, route.lags) for source in route.sources), (route.target, (0,))]
 
 
 def _best(scatter: Scatter, windows: Windows, route: Route, sources: Sequence[str]) -> float:

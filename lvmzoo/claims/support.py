@@ -118,8 +118,22 @@ def claimed(
     statistic: str,
     note: str,
     item: str = "",
+    why: str = "",
+    wider: bool = False,
 ) -> Claim:
-    """Return a claim about two regions: the value, how sure it is by its corrected p-value, and what it is."""
+    """Return a claim about two regions: the value, how sure it is by its corrected p-value, and what it is.
+
+    Parameters
+    ----------
+    question, source, target, item, statistic, note : of the claim.
+    found : the value with its null and interval.
+    p : corrected.
+    why : why nothing can be told; empty: it can.
+    wider : the null holds more than what is asked, so that evidence needs an interval above zero, too.
+    """
+    evidence = None if why else judged(found.value, p, found.interval)
+    if wider and evidence and found.interval is not None:
+        evidence = found.interval[0] > 0
     return Claim(
         question,
         source,
@@ -129,7 +143,7 @@ def claimed(
         interval=found.interval,
         p=p,
         null=found.summary,
-        evidence=judged(found.value, p, found.interval),
+        evidence=evidence,
         item=item,
-        note=note,
+        note=why or note,
     )

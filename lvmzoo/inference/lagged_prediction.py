@@ -15,9 +15,10 @@ from torch import Tensor
 from lvmzoo.inference.reduced_rank import Centered, HeldOut
 from lvmzoo.inference.regression_moments import Scatter, ridge_explained
 
-__all__ = ["PENALTIES", "added_by", "best_penalty", "lag_profile", "peak"]
+__all__ = ["PENALTIES", "added_by", "best_penalty", "joined", "lag_profile", "peak"]
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0)  # per training bin and mean variance of a unit
+ROUNDED = 1e-12  # of 1 - NSE, below which a difference is rounding
 Columns = Mapping[tuple[str, int], Int[Tensor, " unit"]]  # of a region, at a lag
 
 
@@ -47,8 +48,13 @@ def _by_lag(scatter: Scatter, x: Int[Tensor, "lag p"], y: Int[Tensor, "lag q"]) 
 
 
 def peak(profile: Float[Tensor, " lag"]) -> float:
-    """Return where a profile over lags is highest, in bins from its middle, between bins by a parabola."""
-    middle, top = len(profile) // 2, int(profile.argmax())
+    """Return where a profile over lags is highest, in bins from its middle, between bins by a parabola.
+
+    Of several highest ones it is that nearest to the middle: a flat profile has no delay.
+    """
+    middle = len(profile) // 2
+    highest = (profile == profile.max()).nonzero()[:, 0]
+    top = int(highest[(highest - middle).abs().argmin()]) if len(highest) else middle
     if not 0 < top < len(profile) - 1:
         return float(top - middle)
     before, at, after = profile[top - 1 : top + 2].tolist()
@@ -63,10 +69,26 @@ def best_penalty(scatter: Scatter, x: Int[Tensor, " p"], y: Int[Tensor, " q"]) -
 
 
 def added_by(
-    scatter: Scatter, known: Int[Tensor, " k"], source: Int[Tensor, " p"], y: Int[Tensor, " q"], penalty: float
-) -> Float[Tensor, ""]:
-    """Return by how much 1 - NSE rises when the source is known beside what is known already."""
-    return scatter.full(torch.cat([known, source]), y, penalty) - scatter.full(known, y, penalty)
+    scatter: Scatter,
+    known: Int[Tensor, " k"],
+    source: Int[Tensor, " p"],
+    y: Int[Tensor, " q"],
+    penalty: float,
+    without: float | None = None,
+) -> float:
+    """Return by how much 1 - NSE rises when the source is known beside what is known already.
+
+    Parameters
+    ----------
+    scatter : the moments.
+    known, source, y : columns; those of ``y`` are predicted.
+    penalty : per training bin.
+    without : 1 - NSE from what is known already, where it was computed before.
+    """
+    if without is None:
+        without = float(scatter.full(known, y, penalty))
+    added = float(scatter.full(torch.cat([known, source]), y, penalty)) - without
+    return added if abs(added) > ROUNDED else 0.0
 
 
 def joined(columns: Columns, regions: Sequence[str], lags: Sequence[int]) -> Int[Tensor, " p"]:

@@ -19,7 +19,9 @@ from lvmzoo.inference.reduced_rank import (
     spectrum_of,
 )
 
-__all__ = ["Rows", "Scatter", "without_columns"]
+__all__ = ["ROUNDING", "Rows", "Scatter", "without_columns"]
+
+ROUNDING = 1e-10  # of a unit's root mean square, its mean included: what varies less is constant
 
 
 class Scatter(NamedTuple):
@@ -32,9 +34,12 @@ class Scatter(NamedTuple):
 
     def between(self, x: Int[Tensor, " p"], y: Int[Tensor, " q"]) -> tuple[Centered, HeldOut]:
         """Return what the regression of columns ``y`` on columns ``x`` needs."""
-        training = Centered(self.training[:, x[:, None], x], self.training[:, x[:, None], y])
+        training, held_out = self.training.index_select(1, x), self.held_out.index_select(1, x)
         total = self.held_out[:, y, y].sum(1)
-        return training, HeldOut(self.held_out[:, x[:, None], x], self.held_out[:, x[:, None], y], total)
+        return (
+            Centered(training.index_select(2, x), training.index_select(2, y)),
+            HeldOut(held_out.index_select(2, x), held_out.index_select(2, y), total),
+        )
 
     def by_rank(self, x: Int[Tensor, " p"], y: Int[Tensor, " q"], ridge: float) -> Float[Tensor, "fold rank"]:
         """Return 1 - NSE of each fold by rank, from 0."""

@@ -24,6 +24,7 @@ from lvmzoo.inference.reduced_rank import (
     solve,
     spectrum_of,
 )
+from lvmzoo.inference.regression_moments import ROUNDING
 from lvmzoo.inference.shared_variance import CANDIDATES
 from lvmzoo.parts.residuals import Residuals
 
@@ -48,6 +49,8 @@ class RegressionSession(nn.Module):
 
     shift_source: Tensor
     shift_target: Tensor
+    size_source: Tensor
+    size_target: Tensor
     mean_source: Tensor
     mean_target: Tensor
     covariance_source: Tensor
@@ -80,6 +83,8 @@ class RegressionSession(nn.Module):
             "ridge": (),
         }.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        for name, size in (("size_source", p), ("size_target", q)):  # root mean squares, for a fit alone
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64), persistent=False)
         self.register_buffer("rank", torch.tensor(0))
         self.register_buffer("n_trials", torch.tensor(1))
 
@@ -87,9 +92,12 @@ class RegressionSession(nn.Module):
         """Count the trials and find the mean of the training data, around which moments lose no digits."""
         last = -1
         sums = [torch.zeros_like(self.shift_source), torch.zeros_like(self.shift_target)]
+        squares = [torch.zeros_like(self.size_source), torch.zeros_like(self.size_target)]
         bins = 0.0
         for batch in batches:
             x, y, usable = self._regress(batch, residuals)
+            for total, raw in zip(squares, self._raw(batch), strict=True):
+                total += raw[usable].to(torch.float64).square().sum(0)
             if bool(batch.valid.any()):
                 last = max(last, int(batch.trial_index[batch.valid.any(1)].max()))
             bins += float(usable.sum())
@@ -105,6 +113,8 @@ class RegressionSession(nn.Module):
         self.n_trials.fill_(last + 1)
         self.shift_source.copy_(sums[0] / bins)
         self.shift_target.copy_(sums[1] / bins)
+        self.size_source.copy_((squares[0] / bins).sqrt())
+        self.size_target.copy_((squares[1] / bins).sqrt())
 
     def statistics(self, batch: Batch, residuals: Residuals) -> Moments:
         """Return the second moments of one batch, a set for each fold; bins with a missing unit are left out."""
@@ -115,6 +125,7 @@ class RegressionSession(nn.Module):
 
     def update(self, statistics: Moments, rank: int | None) -> Float[Tensor, ""]:
         """Solve for every fold, ridge and rank; return the cross-validated 1 - NSE of the chosen one."""
+        statistics = self._without_rounding(statistics)
         used = statistics.bins.sum(1) > 0
         if int(used.sum()) < 2 and rank is None:
             raise UserError(
@@ -199,6 +210,24 @@ class RegressionSession(nn.Module):
         if bool(usable.all()):
             return windows.flatten(0, 1), activity[..., self.target].flatten(0, 1), usable
         return windows[usable], activity[..., self.target][usable], usable
+
+    def _raw(self, batch: Batch) -> tuple[Num[Tensor, "trial bin p"], Num[Tensor, "trial bin q"]]:
+        """Return windows of the source and target as they were recorded."""
+        return lagged(batch.activity[..., self.source], self.route.lags), batch.activity[..., self.target]
+
+    def _without_rounding(self, moments: Moments) -> Moments:
+        """Return the moments, zero for source units that do not vary, and for a target that does not."""
+        bins, squares = moments.bins.sum(), moments.xx.diagonal(dim1=1, dim2=2).sum(0)
+        x = (squares > bins * (ROUNDING * self.size_source).square()).to(squares)
+        y = (moments.yy.sum() > bins * (ROUNDING * self.size_target).square().sum()).to(squares)
+        return Moments(
+            moments.bins,
+            moments.x * x,
+            moments.y * y,
+            moments.xx * x * x[:, None],
+            moments.xy * x[:, None] * y,
+            moments.yy * y,
+        )
 
     def _cross_validate(self, folds: Moments) -> tuple[int, Float[Tensor, "fold ridge rank"]]:
         """Return the number of factors, if any, and 1 - NSE of each fold by ridge and rank."""

@@ -23,7 +23,7 @@ def test_too_few_permutations_are_those_whose_smallest_p_is_too_large(correction
 
 def test_the_largest_of_all_counts_in_standard_deviations() -> None:
     random = np.random.default_rng(0)
-    observed = random.normal(size=4) + [0, 2, 0, 40]
+    observed = random.normal([0.0, 2.0, 0.0, 40.0])
     null = random.normal(size=(30, 4)) * [1, 2, 1e-3, 20] + [5, 0, 0, 0]
     ps = largest_of_all(torch.from_numpy(observed), torch.from_numpy(null))
     every = np.vstack([observed, null])

@@ -236,7 +236,7 @@ def test_independent_regions_are_no_evidence() -> None:
     sessions, false = 12, Counter[str]()
     for seed in range(sessions):
         batch = independent(KINDS[seed % 3], seed, trials=48, bins=6, units=(3, 3, 2))
-        few = {"permutations": 19, "resamples": 2, "history": 1, "folds": 4}
+        few = {"permutations": 19, "resamples": 19, "history": 1, "folds": 4}
         found = fit(batch, **few).findings(batch, seed)
         asked = [c for c in found.claims if c.question != "dimensions"]
         assert len(asked) == 3 * 2 + 6 + 2
