@@ -1,8 +1,9 @@
-"""What processes with delays predict of one region from another in trials left out, and what chance predicts.
+"""What processes with delays predict of one region from another in trials left out.
 
 A model is fitted to the trials before each fold. Exchanging trials of one region against the other in the trials left
-out changes nothing of the fits, so that the null costs no refit. Were a fold also among the trials that others are
-predicted from, what two folds have in common by chance would count twice, and more often than chance allows.
+out changes nothing of the fits, so that the null costs no refit (:mod:`lvmzoo.claims.delayed_exchange`). Were a fold
+also among the trials that others are predicted from, what two folds have in common by chance would count twice, and
+more often than chance allows.
 
 Dawid (1984), Statistical theory: the prequential approach, Journal of the Royal Statistical Society A 147, 278-292.
 """
@@ -16,31 +17,38 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.claims.nulls import permutations, without_drift
+from lvmzoo.claims.delayed_exchange import Predicted
 from lvmzoo.inference.delayed_beginning import fit_anew
 from lvmzoo.inference.delayed_expectations import posterior_means
 from lvmzoo.inference.delayed_processes import DelayedProcesses
 from lvmzoo.inference.delayed_refits import Recordings
 
-__all__ = ["Exchange", "Predictions", "cross_validated", "exchange"]
+__all__ = ["Predictions", "cross_validated", "shared_strength"]
 
 PASSES = 60  # of each fit at most
 GAIN = 0.5  # nats over five steps below which a fit is over
-BLOCK = 10  # trials among which trials are exchanged
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one region from another, by models of the folds before it; the first fold is not predicted."""
+    """Of one region from another, by models of the folds before it; trials of the first fold are not predicted."""
 
-    explained: Float[Tensor, "fold number"]  # share of the variance, by number of processes across regions, from 0
-    predicted: Float[Tensor, "trial bin unit"]  # by all of them, in private deviations
-    target: Float[Tensor, "trial bin unit"]  # activity less its mean, in private deviations
-    shown: Bool[Tensor, "trial bin unit"]
+    fold: Int[Tensor, " tested"]  # of each trial with predictions
+    left: Float[Tensor, "tested number"]  # sum of squares that is left, by number of processes across regions, from 0
+    predicted: Predicted  # of the same trials, by all processes
+
+    def explained(self, rows: Int[Tensor, " row"] | None = None) -> Float[Tensor, "fold number"]:
+        """Return the share of the variance that is predicted in each fold; ``rows``: of a resample of the trials."""
+        fold, left = (self.fold, self.left) if rows is None else (self.fold[rows], self.left[rows])
+        sums = torch.stack([left[fold == k].sum(0) for k in self.fold.unique()])
+        return 1 - sums / sums[:, :1].clamp(min=1e-300)
 
 
 def shared_strength(model: DelayedProcesses, one: int, other: int) -> Float[Tensor, " across"]:
-    """Return how much of each process across regions two regions share: the smaller of the variances it explains."""
+    """Return how much of each process across regions two regions share.
+
+    It is the geometric mean of the variances that the process explains in the two, in private variances.
+    """
     a = model.across
     parts = []
     for region in (one, other):
@@ -72,12 +80,7 @@ def cross_validated(
     progress : is told the fraction done.
     """
     folds = int(fold.max()) + 1
-    found: dict[tuple[int, int], Predictions] = {}
-    size = (*valid.shape, observed.shape[2])
-    whole = {
-        pair: (valid.new_zeros(size, dtype=torch.float64), valid.new_zeros(size, dtype=torch.float64)) for pair in pairs
-    }
-    explained: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in pairs}
+    parts: dict[tuple[int, int], list[tuple[Tensor, Predicted]]] = {pair: [] for pair in pairs}
     for k in range(1, folds):
         held, before = fold == k, fold < k
         data = Recordings(activity_of_fold(before), valid, observed)
@@ -89,81 +92,30 @@ def cross_validated(
                 only = torch.zeros_like(test.observed)
                 only[..., model.regions[source]] = test.observed[..., model.regions[source]]
                 means[source] = posterior_means(model, test.activity, test.valid, only)
-            units = model.regions[target]
-            shown = (test.observed & test.valid[..., None])[..., units]
-            scale = model.noise[units].sqrt()
-            y = torch.where(shown, (test.activity[..., units] - model.offset[units]) / scale, 0.0)
-            predicted = torch.zeros_like(y)
-            left = [y.square().sum()]
-            for j in shared_strength(model, source, target).argsort(descending=True).tolist():
-                x = means[source][:, :, target, j, None]
-                predicted = predicted + torch.where(shown, x * (model.readout[units, j] / scale), 0.0)
-                left.append((y - predicted).square().sum())
-            explained[source, target].append(1 - torch.stack(left) / left[0].clamp(min=1e-300))
-            whole[source, target][0][held, :, units] = predicted
-            whole[source, target][1][held, :, units] = y
+            parts[source, target].append(_predicted(model, test, means[source], source, target))
         progress(k / (folds - 1))
-    for source, target in pairs:
-        units = shape.regions[target]
-        predicted, y = (values[..., units] for values in whole[source, target])
-        shown = (observed & valid[..., None] & (fold > 0)[:, None, None])[..., units]
-        found[source, target] = Predictions(torch.stack(explained[source, target]), predicted, y, shown)
+    tested = fold[fold > 0]  # folds are contiguous: trials come in their order
+    found = {}
+    for pair, folded in parts.items():
+        left, predicted = zip(*folded, strict=True)
+        whole = (torch.cat([getattr(part, name) for part in predicted]) for name in ("prediction", "target", "shown"))
+        found[pair] = Predictions(tested, torch.cat(left), Predicted(*whole))
     return found
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """The correlation of predictions with the activity, both ways, and what it is when trials are exchanged."""
-
-    observed: float
-    null: Float[Tensor, " draw"]
-    products: Float[Tensor, "way trial"]  # of predictions and activity, in each trial
-    powers: Float[Tensor, "way trial two"]  # sums of squares of each
-
-    def resampled(self, rows: Int[Tensor, " resample"]) -> float:
-        """Return the correlation in a resample of trials."""
-        powers = self.powers[:, rows].sum(1).clamp(min=1e-300)
-        return float((self.products[:, rows].sum(1) / powers.prod(1).sqrt()).mean())
-
-
-def exchange(
-    there: Predictions,
-    back: Predictions,
-    fold: Int[Tensor, " trial"],
-    condition: Int[Tensor, " trial"] | None,
-    draws: int,
-    generator: torch.Generator,
-) -> Exchange:
-    """Exchange trials of the second region against the first, within folds, conditions and blocks of neighbors.
-
-    Slow drift over trials is removed from predictions and activity before.
-    """
-    tested = fold > 0
-    fold, condition = fold[tested], None if condition is None else condition[tested]
-    grams, products, powers = [], [], []
-    for which in (there, back):
-        shown, values = which.shown[tested], (which.predicted[tested], which.target[tested])
-        clean = (without_drift(own, shown, condition=condition) for own in values)
-        predicted, y = (torch.where(shown, own, 0.0).flatten(1) for own in clean)
-        power = torch.stack([predicted.square().sum(1), y.square().sum(1)], 1)
-        gram = predicted @ y.T
-        grams.append(gram / power.sum(0).prod().sqrt().clamp(min=1e-300))
-        products.append(gram.diagonal())
-        powers.append(power)
-    both = (grams[0] + grams[1].T) / 2  # trial of the first region, trial of the second
-    trials = len(fold)
-    here = torch.arange(trials, device=both.device)
-    null = [float(both[here, _permuted(fold, condition, generator)].sum()) for _ in range(draws)]
-    return Exchange(float(both.diagonal().sum()), both.new_tensor(null), torch.stack(products), torch.stack(powers))
-
-
-def _permuted(fold: Tensor, condition: Tensor | None, generator: torch.Generator) -> Int[Tensor, " trial"]:
-    """Return a permutation of trials that leaves folds, conditions and blocks of neighbors as they are."""
-    kinds = 1 if condition is None else len(condition.unique())
-    found = torch.empty_like(fold)
-    for k in fold.unique():
-        rows = (fold == k).nonzero()[:, 0]
-        blocks = max(1, len(rows) // max(BLOCK, 5 * kinds))
-        own = permutations(None if condition is None else condition[rows], len(rows), generator, blocks)
-        found[rows] = rows[own.to(rows.device)]
-    return found
+def _predicted(
+    model: DelayedProcesses, test: Recordings, means: Float[Tensor, "trial bin region column"], source: int, target: int
+) -> tuple[Float[Tensor, "trial number"], Predicted]:
+    """Return what is left of a region by number of processes, the strongest first, and what all of them predict."""
+    units = model.regions[target]
+    shown = (test.observed & test.valid[..., None])[..., units]
+    scale = model.noise[units].sqrt()
+    y = torch.where(shown, (test.activity[..., units] - model.offset[units]) / scale, 0.0)
+    predicted = torch.zeros_like(y)
+    left = [y.square().sum((1, 2))]
+    for j in shared_strength(model, source, target).argsort(descending=True).tolist():
+        predicted = predicted + torch.where(
+            shown, means[:, :, target, j, None] * (model.readout[units, j] / scale), 0.0
+        )
+        left.append((y - predicted).square().sum((1, 2)))
+    return torch.stack(left, 1), Predicted(predicted, y, shown)

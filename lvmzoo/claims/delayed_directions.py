@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lvmzoo.claims.delayed_communication import shared_strength
-from lvmzoo.claims.delayed_study import LEVEL, Study, around
+from lvmzoo.claims.delayed_study import Study, around
 from lvmzoo.claims.nulls import holm
+from lvmzoo.claims.support import LEVEL
 from lvmzoo.findings import Claim, Profile, Question
 
 __all__ = ["delay_claims", "direction_claims", "lag_profiles"]
@@ -16,9 +17,12 @@ CURVE_BINS = 81  # lags of a profile
 
 
 def delay_claims(
-    study: Study, shared: dict[tuple[int, int], float | None], useful: dict[tuple[int, int], int]
+    study: Study, communication: dict[tuple[int, int], Claim], useful: dict[tuple[int, int], int]
 ) -> dict[tuple[int, int, int], Claim]:
-    """Return the delay of each latent, by the likelihood ratio of a refit without it."""
+    """Return the delay of each latent, by the likelihood ratio of a refit without it.
+
+    Without something shared, a delay is of nothing: where communication cannot be told, no delay can.
+    """
     cases = list(study.ratios)
     ps = dict(zip(cases, holm([_chi_square_tail(study.ratios[case]) for case in cases]), strict=True))
     how = f"{study.settings.resamples} refits to resampled trials"
@@ -30,20 +34,19 @@ def delay_claims(
         rank = shared_strength(study.model, *pair).argsort(descending=True).tolist().index(latent)
         value = float(study.model.delays[other, latent] - study.model.delays[one, latent]) * study.ms
         samples = (study.draws.delays[:, other, latent] - study.draws.delays[:, one, latent]) * study.ms
-        p, evidence, note = ps[one, other, latent], None, "likelihood ratio of a refit without the delay"
+        p: float | None = ps[one, other, latent]
+        note = "likelihood ratio of a refit without the delay"
         note += f", corrected for {len(cases)} by Holm" if len(cases) > 1 else ""
-        communicates = shared[pair]
-        if communicates is not None:  # without something shared, a delay is of nothing
-            p = max(p, communicates)
-            note += ", and not below the p of communication"
-        if rank >= useful[pair]:
-            p = 1.0
-            note += "; predicts nothing in trials left out"
-        note += f"; interval: {how}"
-        if not study.enough:
-            note = f"too short to tell: {study.trials} trials"
+        shared = communication[pair].p
+        if shared is None:
+            p, note = None, study.unknown
         else:
-            evidence = p <= LEVEL
+            p = max(ps[one, other, latent], shared)
+            note += ", and not below the p of communication"
+            if rank >= useful[pair]:
+                p = 1.0
+                note += "; predicts nothing in trials left out"
+            note += f"; interval: {how}"
         claims[one, other, latent] = Claim(
             Question.DELAY,
             *study.called(pair),
@@ -52,7 +55,7 @@ def delay_claims(
             "ms",
             around(value, samples),
             p,
-            evidence=evidence,
+            evidence=None if p is None else p <= LEVEL,
             item=f"latent {latent + 1}",
             note=note,
         )
@@ -86,7 +89,7 @@ def direction_claims(study: Study, delays: dict[tuple[int, int, int], Claim]) ->
                     "share of the shared variance in latents that it leads",
                     "",
                     around(value, samples),
-                    min(ps, default=1.0),
+                    None if unknown else min(ps, default=1.0),
                     evidence=None if unknown else any(claim.evidence for claim in leading),
                     note="p: the smallest of the delays of these latents" if not unknown else own[0].note,
                 )
@@ -94,8 +97,8 @@ def direction_claims(study: Study, delays: dict[tuple[int, int, int], Claim]) ->
     return claims
 
 
-def lag_profiles(study: Study) -> list[Profile]:
-    """Return the correlation of what two regions see of each latent, by lag."""
+def lag_profiles(study: Study, delays: dict[tuple[int, int, int], Claim]) -> list[Profile]:
+    """Return the correlation of what two regions see of each latent, by lag; a delay is marked where it is evident."""
     profiles = []
     for one, other in study.pairs:
         strengths = shared_strength(study.model, one, other)
@@ -122,7 +125,7 @@ def lag_profiles(study: Study) -> list[Profile]:
                     value.numpy(),
                     torch.minimum(low, value).numpy(),
                     torch.maximum(high, value).numpy(),
-                    marks={"delay": D * study.ms},
+                    marks={"delay": D * study.ms} if delays[one, other, j].evidence else {},
                     item=f"latent {j + 1}",
                     note=f"{float(shares[j]):.0%} of the shared variance",
                 )

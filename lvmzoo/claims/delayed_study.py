@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,17 +14,20 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch, Observation
 from lvmzoo.claims.delayed_claims import Draws, fisher_draws, resampled, test_delays
-from lvmzoo.claims.delayed_communication import Exchange, Predictions, cross_validated, exchange
+from lvmzoo.claims.delayed_communication import Predictions, cross_validated
+from lvmzoo.claims.delayed_exchange import Exchange, exchange, exchangeable, orders
+from lvmzoo.claims.nulls import log_exchanges
+from lvmzoo.claims.support import too_few
 from lvmzoo.findings import Progress
 from lvmzoo.inference.delayed_dimension import fold_of_trials
 from lvmzoo.inference.delayed_processes import DelayedProcesses
 from lvmzoo.inference.delayed_refits import Recordings
 from lvmzoo.parts.residuals import Residuals
 
-__all__ = ["LEVEL", "Settings", "Study", "around"]
+__all__ = ["Settings", "Study", "around"]
 
-LEVEL = 0.05  # of tests
-FEWEST_TRIALS = 8  # whose exchange can tell chance from communication
+FEWEST_WAYS = 1_000  # to exchange trials, for a null
+FLAT = 1e-12  # standard deviation of a unit, as a share of its root mean square, that is rounding
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class Study:
     ) -> None:
         used = batch.valid.any(1)
         self.batch = batch if bool(used.all()) else batch.map(lambda tensor: tensor[used])
-        self.data = Recordings(activity[used], batch.valid[used], batch.observed[used])
+        self.flat = _flat(activity, batch)
+        self.data = Recordings(activity[used].masked_fill(self.flat, 0.0), batch.valid[used], batch.observed[used])
+        model = model._replace(offset=model.offset.masked_fill(self.flat, 0.0))
         self.names, self.settings, self.progress = names, settings, progress
         self.generator = torch.Generator().manual_seed(seed)
         self.counts = batch.layout.observation is Observation.COUNTS
@@ -101,29 +108,46 @@ class Study:
         """Return the activity less condition means of the training trials, where they are wanted."""
         residuals = Residuals([self.batch.layout], self.settings.residuals).to(train.device)
         residuals.prepare([self.batch.map(lambda tensor: tensor[train])])
-        activity: Tensor = residuals(self.batch)
-        return activity
+        return residuals(self.batch).masked_fill(self.flat, 0.0)
 
     def _exchanges(self) -> dict[tuple[int, int], Exchange]:
         if not self.predictions:
             return {}
-        condition = self.batch.condition
+        tested, settings = self.fold > 0, self.settings
+        condition = None if self.batch.condition is None else self.batch.condition[tested]
+        regions = sorted({region for pair in self.pairs for region in pair})
+        cell = exchangeable(self.fold[tested], condition)
+        order = orders(cell, regions, settings.permutations, self.generator)
         return {
             (a, b): exchange(
-                self.predictions[a, b],
-                self.predictions[b, a],
-                self.fold,
-                condition,
-                self.settings.permutations,
-                self.generator,
+                self.predictions[a, b].predicted, self.predictions[b, a].predicted, condition, order[a], order[b]
             )
             for a, b in self.pairs
         }
 
-    @property
-    def enough(self) -> bool:
-        """Whether there are trials to tell anything from."""
-        return self.trials >= FEWEST_TRIALS
+    @cached_property
+    def unknown(self) -> str:
+        """Why nothing can be told of communication, as a part of a note; empty where it can."""
+        if self.trials == 1:
+            return (
+                "too short to tell: one trial cannot be exchanged with another; cut the session into segments, such as "
+                "data.segment_s=2, or use delayed_cca"
+            )
+        ways = self._log_ways(self.settings.folds)
+        if ways < math.log(FEWEST_WAYS):
+            fewer = [k for k in range(self.settings.folds - 1, 1, -1) if self._log_ways(k) >= math.log(FEWEST_WAYS)]
+            return (
+                f"too short to tell: {self.trials} trials can be exchanged in {round(math.exp(ways))} "
+                f"way{'s' * (ways > 0)} within fold, condition and neighbors, of {FEWEST_WAYS} that are needed"
+                + (f"; set model.folds={fewer[0]}" if fewer else "")
+            )
+        return too_few(self.settings.permutations)
+
+    def _log_ways(self, folds: int) -> float:
+        """Return the logarithm of the number of ways to exchange trials left out, were there so many folds."""
+        fold = fold_of_trials(self.trials, folds)
+        condition = self.batch.condition
+        return log_exchanges(exchangeable(fold[fold > 0], None if condition is None else condition.cpu()[fold > 0]))
 
     @property
     def trials(self) -> int:
@@ -133,6 +157,18 @@ class Study:
     def called(self, pair: tuple[int, int]) -> tuple[str, str]:
         """Return the names of two regions."""
         return self.names[pair[0]], self.names[pair[1]]
+
+
+def _flat(activity: Float[Tensor, "trial bin unit"], batch: Batch) -> Bool[Tensor, " unit"]:
+    """Return units that never change: what sums of equal numbers leave of them is rounding."""
+    shown = batch.observed & batch.valid[..., None]
+    count = shown.sum((0, 1)).clamp(min=1)
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.where(shown, values, 0.0).to(torch.float64).sum((0, 1)) / count
+
+    spread = mean((activity - mean(activity)).square())
+    return spread <= FLAT**2 * mean(batch.activity.to(torch.float64).square())
 
 
 def around(value: float, samples: Sequence[float] | Float[Tensor, " draw"]) -> tuple[float, float]:

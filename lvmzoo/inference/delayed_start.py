@@ -29,6 +29,7 @@ LARGEST = 0.98  # canonical correlation: beyond it nothing would be left to a re
 TIMESCALES = (1.0, 3.0, 8.0)  # bins, that searches begin with
 SHORT, LONG = 25, 300  # steps of each search, and of those that went best
 KEPT = 3  # searches that are continued
+ROUNDING = 1e-24  # variance, as a share of the squared mean, that sums of equal numbers leave
 SPARE = 2  # dimensions of each region beyond the number of latents that searches look at
 
 
@@ -63,7 +64,8 @@ def starting_processes(
     """
     S = moments.covariance
     present = [m for m, units in enumerate(regions) if units.stop > units.start]
-    roots = {m: _roots(S[0][regions[m], regions[m]]) for m in present}
+    rounding = ROUNDING * moments.mean.square()
+    roots = {m: _roots(S[0][regions[m], regions[m]], float(rounding[regions[m]].max())) for m in present}
     delays = S.new_zeros(len(regions), across)
     timescales = S.new_full((across,), 3.0)
     loadings = {m: S.new_zeros(len(root), across) for m, (root, _) in roots.items()}
@@ -101,11 +103,11 @@ def starting_processes(
     return Start(torch.cat([timescales, own.flatten()]), delays, readout, noise)
 
 
-def _roots(S: Float[Tensor, "own own"]) -> tuple[Tensor, Tensor]:
-    """Return the square root of a covariance, and its inverse; tiny directions are left out of that."""
+def _roots(S: Float[Tensor, "own own"], rounding: float) -> tuple[Tensor, Tensor]:
+    """Return the square root of a covariance, and its inverse; tiny directions are left out of that, and rounding."""
     values, vectors = torch.linalg.eigh(S)
     values = values.clamp(min=0)
-    keep = values > 1e-9 * values[-1].clamp(min=1e-300)
+    keep = values > (1e-9 * values[-1]).clamp(min=max(rounding, 1e-300))
     inverse = torch.where(keep, values.clamp(min=1e-300).rsqrt(), 0.0)
     return (vectors * values.sqrt()) @ vectors.T, (vectors * inverse) @ vectors.T
 

@@ -1,11 +1,16 @@
-"""Intervals of processes with delays hold what they say, from few samples, too."""
+"""What tests of processes with delays hold: intervals from few samples, and nulls of trials of unlike length."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
+from lvmzoo.claims.delayed_exchange import Predicted, exchange, exchangeable, orders
 from lvmzoo.claims.delayed_study import around
+from lvmzoo.claims.nulls import log_exchanges, p_value
 
 
 @pytest.mark.parametrize(("samples", "coverage"), [(10, 9 / 11), (38, 37 / 39), (39, 0.95), (200, 0.95)])
@@ -24,3 +29,70 @@ def test_the_interval_holds_the_value() -> None:
     assert around(3.0, [1.0, 2.0]) == (1.0, 3.0)
     assert around(0.0, torch.tensor([1.0, 2.0])) == (0.0, 2.0)
     assert around(1.0, [2.0]) == (1.0, 2.0)
+
+
+def test_trials_stay_in_their_fold_condition_and_neighborhood() -> None:
+    fold = torch.arange(60) // 30
+    condition = torch.tensor([0, 1, -1] * 20)
+    cell = exchangeable(fold, condition)
+    assert log_exchanges(cell) == pytest.approx(4 * math.log(24) + 8 * math.log(6))  # blocks of 10: 3 or 4 of each
+    drawn = orders(cell, [0, 2, 5], 50, torch.Generator().manual_seed(0))
+    place = torch.arange(60)
+    assert bool((drawn[0] == place).all())
+    for region in (2, 5):
+        assert bool((fold[drawn[region]] == fold).all())
+        assert bool((condition[drawn[region]] == condition).all())
+        assert bool(((drawn[region] - place).abs() < 10 + 1).all())
+        assert bool((drawn[region][:, condition < 0] == place[condition < 0]).all())
+        assert 0 < float((drawn[region] != place).double().mean()) < 1
+    assert not torch.equal(drawn[2], drawn[5])
+
+
+def ragged(seed: int, lengths: np.ndarray, units: int = 3, rho: float = 0.9) -> tuple[Predicted, Predicted]:
+    """Return two independent autoregressive series: each is a region, and what predicts the other."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(2, len(lengths), int(lengths.max()), units))
+    for t in range(1, x.shape[2]):
+        x[:, :, t] = rho * x[:, :, t - 1] + (1 - rho**2) ** 0.5 * x[:, :, t]
+    shown = np.broadcast_to((np.arange(x.shape[2]) < lengths[:, None])[..., None], x.shape[1:])
+    one, other = (torch.from_numpy(np.where(shown, values, 0.0)) for values in x)
+    mask = torch.from_numpy(shown.copy())
+    return Predicted(one, other, mask), Predicted(other, one, mask)
+
+
+def test_exchanged_trials_correlate_over_what_both_have() -> None:
+    """By definition, bin by bin."""
+    there, back = ragged(0, np.array([4, 9, 6, 9, 3]))
+    place = torch.arange(5)
+    order = torch.tensor([[2, 0, 1, 4, 3], [0, 1, 2, 3, 4]])
+    found = exchange(there, back, None, place.expand(2, 5), order)
+
+    def clean(values: torch.Tensor) -> np.ndarray:  # five trials are too few for a drift: the mean of each unit
+        mask = there.shown.numpy()
+        return np.where(mask, values.numpy() - values.numpy().sum((0, 1)) / mask.sum((0, 1)), 0.0)
+
+    for draw in range(2):
+        values, samples = [], 0
+        for which, rows, columns in ((there, place, order[draw]), (back, order[draw], place)):
+            x, y, mask = clean(which.prediction)[rows], clean(which.target)[columns], which.shown.numpy()
+            both = mask[rows] & mask[columns]
+            values.append((x * y)[both].sum() / np.sqrt((x[both] ** 2).sum() * (y[both] ** 2).sum()))
+            samples = both.sum()
+        expected = np.mean(values) * np.sqrt(samples / there.shown.numpy().sum())
+        assert float(found.null[draw]) == pytest.approx(expected, rel=1e-9)
+    assert float(found.null[1]) == pytest.approx(found.observed, rel=1e-12)
+    assert found.resampled(place) == pytest.approx(found.observed, rel=1e-12)
+
+
+def test_trials_of_unlike_length_do_not_pass_for_communication() -> None:
+    """One trial in five has 80 bins, the others 8: .11 were rejected when exchanged ones counted as long ones."""
+    fold, cases = torch.ones(40, dtype=torch.int64), 300
+    cell = exchangeable(fold, None)
+    rejections = 0
+    for seed in range(cases):
+        lengths = np.where(np.random.default_rng([seed, 1]).random(40) < 0.2, 80, 8)
+        lengths[0] = 80
+        order = orders(cell, [0, 1], 59, torch.Generator().manual_seed(seed))
+        found = exchange(*ragged(seed, lengths), None, order[0], order[1])
+        rejections += p_value(found.observed, found.null) <= 0.05
+    assert 4 <= rejections <= 24
