@@ -216,7 +216,10 @@ def _delay(claim: Claim) -> str:
 
 def _dimensions(claim: Claim) -> str:
     if not math.isfinite(claim.value):
-        return f"The number of dimensions between {claim.source} and {claim.target} cannot be told"
+        between = f"between {claim.source} and {claim.target}"
+        if claim.evidence is False:
+            return f"No evidence of a shared dimension {between}"
+        return f"The number of dimensions {between} cannot be told"
     text = f"{claim.source} to {claim.target}: {claim.value:g} dimension{'s' * (claim.value != 1)}, {claim.statistic}"
     if claim.interval is not None:
         text += f" (95 % of resamples: {_range(*claim.interval)})"
