@@ -86,8 +86,8 @@ class Profile:
     """A curve or a map behind claims about two regions, for figures.
 
     ``kind`` says what it is: "lag" (value by lag), "time" (a map: time in source by time in target), "rank" (value by
-    number of dimensions), "frequency" (value by frequency), "trace" (value by time in the trial). All arrays have the
-    shape of ``value``, one axis for each of ``axes``.
+    number of dimensions), "frequency" (value by frequency), "trace" (value by time in the trial), "block" (one number
+    about a connection, over all its lags). All arrays have the shape of ``value``, one axis for each of ``axes``.
     """
 
     kind: str

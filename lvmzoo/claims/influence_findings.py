@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.claims.influence_channels import each_by_itself, region_channels
-from lvmzoo.claims.influence_profiles import by_dimension, by_frequency, by_lag, by_time
+from lvmzoo.claims.influence_profiles import by_block, by_dimension, by_frequency, by_lag, by_time
 from lvmzoo.claims.influence_refits import PASSES, chance, resampled
 from lvmzoo.claims.influence_study import Study
-from lvmzoo.claims.influence_surrogates import chance_of
+from lvmzoo.claims.influence_surrogates import chance_of, stretched
 from lvmzoo.claims.support import too_few
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
@@ -80,6 +80,9 @@ def influence(
         profiles += [by_lag(study, *pair) for pair in study.pairs]
     claims += [study.dimensions(*edge) for edge in study.edges]
     profiles += [by_dimension(study, *edge) for edge in study.edges]
+    # A long session is resampled in the stretches that its null is made of.
+    same = found.valid.shape == neutral.valid.shape
+    profiles += by_block(study, found, found if same else stretched(found, neutral.valid.shape[1]), seed)
     return Findings(tuple(claims), (*profiles, *by_time(study, found, model.readout)))
 
 

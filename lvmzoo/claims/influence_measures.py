@@ -29,6 +29,7 @@ class Influence(NamedTuple):
     correlations: Float[Tensor, "case region region latent"]  # partial canonical ones, of a target with a source
     lagged: Float[Tensor, "case region region lag"]  # nats per bin, of a source's latents of one lag alone
     added: Float[Tensor, "case region region"]  # nats per bin, of Granger causality by the block itself
+    share: Float[Tensor, "case region region"]  # of the variance of a target's latents, made in one bin
 
 
 def measure(
@@ -67,10 +68,13 @@ def measure(
         correlations,
         lagged,
         added,
+        contributions(model, structure, names),
     )
 
 
-def contributions(model: LinearGaussian, structure: Structure) -> Float[Tensor, "region region"]:
+def contributions(
+    model: LinearGaussian, structure: Structure, names: Sequence[str]
+) -> Float[Tensor, "*case region region"]:
     """Return the share of the variance of a target's latents that [target, source] makes in one bin, over all lags.
 
     It is the mean over axes in which the latents of each region are white. Latents have no scale or axes of their own:
@@ -78,14 +82,15 @@ def contributions(model: LinearGaussian, structure: Structure) -> Float[Tensor, 
     """
     A = stable(model.dynamics)
     covariance = stationary_covariance(A, model.dynamics_noise)
-    roots = {name: torch.linalg.cholesky(covariance[rows, rows]) for name, rows in structure.regions.items()}
-    result = A.new_zeros(len(structure.names), len(structure.names))
-    for i, target in enumerate(structure.names):
-        for j, source in enumerate(structure.names):
-            rows, columns = structure.regions[target], structure.columns[source]
-            sent = A[rows][:, columns]
-            made = torch.cholesky_solve(sent @ covariance[columns][:, columns] @ sent.T, roots[target])
-            result[i, j] = made.trace() / structure.latents
+    result = A.new_zeros(*A.shape[:-2], len(names), len(names))
+    for i, target in enumerate(names):
+        rows = structure.regions[target]
+        root = torch.linalg.cholesky(covariance[..., rows, rows])
+        for j, source in enumerate(names):
+            columns = structure.columns[source]
+            sent = A[..., rows, :][..., columns]
+            made = sent @ covariance[..., columns[:, None], columns] @ sent.mT
+            result[..., i, j] = torch.cholesky_solve(made, root).diagonal(dim1=-2, dim2=-1).mean(-1)
     return result
 
 

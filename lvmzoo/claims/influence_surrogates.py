@@ -21,7 +21,7 @@ from lvmzoo.claims.surrogates import (
     exchangeable,
 )
 
-__all__ = ["Chance", "chance_of", "rearranged"]
+__all__ = ["Chance", "chance_of", "rearranged", "stretched"]
 
 DRIFT = 4  # cosines of slow drift over a long session
 STRETCH_TIMES = 5.0  # correlation times in a stretch of a long session, at least
@@ -110,24 +110,33 @@ def _without_slow(channels: Channels) -> Channels:
 
 
 def _stretches(channels: Channels, time: float, max_lag: int) -> tuple[Channels, CircularShifts]:
-    """Cut long trials into stretches of equal length, the last of each trial filled up with bins that are not valid."""
-    lengths = (channels.valid * (torch.arange(channels.valid.shape[1]) + 1)).amax(1)
-    rows = lengths.nonzero()[:, 0].tolist()
-    sizes = tuple(int(lengths[row]) for row in rows)
+    """Return stretches of long trials, and how those are shifted."""
+    sizes = tuple(length for _, length in _lengths(channels))
     fewest, most = STRETCHES
     size = max(math.ceil(STRETCH_TIMES * time), 10 * max_lag, sum(sizes) // most)
     size = max(2, min(size, sum(sizes) // fewest))
     counts = tuple(math.ceil(length / size) for length in sizes)
+    return stretched(channels, size), CircularShifts(sizes, counts, max_lag + math.ceil(2 * time))
+
+
+def _lengths(channels: Channels) -> list[tuple[int, int]]:
+    """Return place and number of bins of all trials that have any."""
+    lengths = (channels.valid * (torch.arange(channels.valid.shape[1]) + 1)).amax(1)
+    return [(row, length) for row, length in enumerate(lengths.tolist()) if length]
+
+
+def stretched(channels: Channels, size: int) -> Channels:
+    """Cut long trials into stretches of so many bins, the last of each trial filled up with bins that are not valid."""
 
     def cut(values: Tensor) -> Tensor:
         parts = []
-        for row, length, count in zip(rows, sizes, counts, strict=True):
+        for row, length in _lengths(channels):
+            count = math.ceil(length / size)
             whole = values.new_zeros(count * size, *values.shape[2:])
             whole[:length] = values[row, :length]
             parts.append(whole.view(count, size, *values.shape[2:]))
         return torch.cat(parts)
 
-    found = channels._replace(
+    return channels._replace(
         activity=cut(channels.activity), valid=cut(channels.valid), observed=cut(channels.observed)
     )
-    return found, CircularShifts(sizes, counts, max_lag + math.ceil(2 * time))

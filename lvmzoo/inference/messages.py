@@ -27,10 +27,22 @@ class Messages(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What is lost without a block."""
+    """What is lost without a block, trial by trial; an ``order`` of trials takes some of them several times."""
 
-    log_likelihood: float  # nats per bin
-    explained: tuple[float, float]  # 1 - NSE of the target's next bin, with the block and without it
+    gained: Float[Tensor, " trial"]  # nats, of log-likelihood by the block
+    bins: Float[Tensor, " trial"]
+    missed: Float[Tensor, "model trial"]  # squares of the target's next bin, predicted with the block and without it
+    spread: Float[Tensor, " trial"]  # squares about the mean
+
+    def log_likelihood(self, order: Tensor | slice = slice(None)) -> float:
+        """Return what is lost in nats per bin."""
+        return float(self.gained[order].sum() / self.bins[order].sum().clamp(min=1))
+
+    def explained(self, order: Tensor | slice = slice(None)) -> tuple[float, float]:
+        """Return 1 - NSE of the target's next bin, with the block and without it."""
+        spread = self.spread[order].sum().clamp(min=1e-300)
+        whole, without = (1 - self.missed[:, order].sum(1) / spread).tolist()
+        return whole, without
 
 
 def messages(
@@ -118,19 +130,17 @@ def ablation(
     """
     without = ablated(model, structure, source, target)
     activity, valid, observed = data
-    bins = int(valid.sum())
-    likelihood = [float(log_likelihood(each, *data).sum()) / max(bins, 1) for each in (model, without)]
+    gained = log_likelihood(model, *data) - log_likelihood(without, *data)
     mean = filtered_means(model, *data)
     seen = (observed & valid[..., None])[:, 1:, units]
     truth = torch.where(seen, activity[:, 1:, units].to(mean), 0.0)
     count = seen.sum((0, 1)).clamp(min=1)
-    spread = torch.where(seen, truth - truth.sum((0, 1)) / count, 0.0).square().sum()
-    explained = []
+    spread = torch.where(seen, truth - truth.sum((0, 1)) / count, 0.0).square().sum((1, 2))
+    missed = []
     for each in (model, without):
         predicted = mean[:, :-1] @ (each.readout[units] @ each.dynamics).T + each.offset[units]
-        missed = torch.where(seen, truth - predicted, 0.0).square().sum()
-        explained.append(float(1 - missed / spread.clamp(min=1e-300)))
-    return Loss(likelihood[0] - likelihood[1], (explained[0], explained[1]))
+        missed.append(torch.where(seen, truth - predicted, 0.0).square().sum((1, 2)))
+    return Loss(gained, valid.sum(1).to(gained), torch.stack(missed), spread)
 
 
 def _reached(valid: Bool[Tensor, "trial bin"]) -> Bool[Tensor, "trial bin"]:

@@ -53,15 +53,15 @@ def predicted_covariance(
 
 
 def stationary_covariance(
-    dynamics: Float[Tensor, "latent latent"], noise: Float[Tensor, "latent latent"]
-) -> Float[Tensor, "latent latent"]:
+    dynamics: Float[Tensor, "*case latent latent"], noise: Float[Tensor, "*case latent latent"]
+) -> Float[Tensor, "*case latent latent"]:
     """Return the covariance S = A S A' + Q of latents that have been running for ever.
 
     All eigenvalues of the dynamics lie inside the unit circle.
     """
     A, S = dynamics, noise
     for _ in range(DOUBLINGS):
-        step = A @ S @ A.T
+        step = A @ S @ A.mT
         S, A = S + step, A @ A
         if float(step.abs().max()) <= STEADY * float(S.abs().max()):
             break

@@ -69,14 +69,14 @@ def test_claims_and_curves_are_complete() -> None:
             assert claim.p is not None
             assert claim.null is not None
     kinds = [profile.kind for profile in found.profiles]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"frequency": 6, "rank": 6, "trace": 6}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"frequency": 6, "rank": 6, "block": 18, "trace": 6}
     for profile in found.profiles:
+        assert (profile.null is None) == (profile.kind == "trace" or "without" in profile.statistic)
         if profile.kind != "trace":
             assert profile.low is not None
             assert profile.high is not None
             assert bool((profile.low <= profile.value + 1e-12).all())
             assert bool((profile.value <= profile.high + 1e-12).all())
-            assert profile.null is not None
     curve = next(p for p in found.profiles if (p.kind, p.source, p.target) == ("frequency", "A", "B"))
     value = said(found, "direction")["A", "B"].value
     assert np.trapezoid(curve.value, np.linspace(0, 1, len(curve.value))) == pytest.approx(value, rel=0.01)

@@ -25,7 +25,13 @@ def numbers(cases: int, size: float) -> Influence:
     noise = 1 + 0.01 * torch.rand(cases, 1, 1, generator=draw, dtype=torch.float64)
     values = size * way * noise
     return Influence(
-        values, values[..., None], 100 * values, values[..., None].expand(-1, -1, -1, 2), values[..., None], values
+        values,
+        values[..., None],
+        100 * values,
+        values[..., None].expand(-1, -1, -1, 2),
+        values[..., None],
+        values,
+        values,
     )
 
 
