@@ -132,11 +132,10 @@ def levels_of(condition: Int[Tensor, " trial"] | None, trials: int) -> Float[Ten
 def without_drift(
     values: Float[Tensor, "trial bin unit"],
     observed: Bool[Tensor, "trial bin unit"],
-    train: Bool[Tensor, " trial"] | None = None,
     terms: int = 4,
     condition: Int[Tensor, " trial"] | None = None,
 ) -> Float[Tensor, "trial bin unit"]:
-    """Return activity less each unit's slow drift over trials and its mean, both fitted to the training trials.
+    """Return activity less each unit's slow drift over trials and its mean.
 
     The drift is fitted together with the mean of each condition, which stays: a drift fitted to the order in which
     shared conditions happened to come would be the same in all regions, and no permutation would show it.
@@ -145,25 +144,23 @@ def without_drift(
     ----------
     values : activity, trials in the order of recording; arbitrary where not ``observed``.
     observed : which samples count.
-    train : trials to which the drift is fitted; None: all.
-    terms : cosines of drift; fewer where there are less than ten training trials for each.
+    terms : cosines of drift; fewer where there are less than ten trials for each.
     condition : of each trial; None: one condition.
     """
     trials = values.shape[0]
-    used = torch.ones(trials, dtype=torch.bool, device=values.device) if train is None else train
-    terms = min(terms, int(used.sum()) // 10)
+    terms = min(terms, trials // 10)
     place = torch.arange(trials, dtype=torch.float64, device=values.device)
     levels = levels_of(condition, trials).to(values.device)
     basis = torch.cat([drift_basis((place + 0.5) / max(trials, 1), terms), levels], 1)
     clean = torch.where(observed, values, 0.0).to(torch.float64)
-    weight = observed.to(torch.float64).sum(1) * used[:, None]  # trial, unit
+    weight = observed.to(torch.float64).sum(1)  # trial, unit
     normal = torch.einsum("nu,nk,nl->ukl", weight, basis, basis)
-    # A unit that is not observed in training has no drift to remove, and not every condition is in training.
+    # A unit that is never observed has no drift to remove, and may be hidden in all trials of a condition.
     seen = weight.sum(0) > 0
     normal = normal + torch.eye(basis.shape[1], dtype=torch.float64, device=values.device) * (
         1e-10 * weight.sum(0).clamp(min=1.0)[:, None, None]
     )
-    moment = torch.einsum("nu,nk->uk", clean.sum(1) * used[:, None], basis)
+    moment = torch.einsum("nu,nk->uk", clean.sum(1), basis)
     slope = torch.where(seen[:, None], torch.linalg.solve(normal, moment), 0.0)
     return clean - (basis[:, : terms + 1] @ slope[:, : terms + 1].mT)[:, None]
 
