@@ -6,16 +6,12 @@ import tempfile
 from typing import Any
 
 import numpy as np
+from _planted_delays import FILES
 from _recordings import recording
 
 from lvmzoo.models.multi_region.dlag import DLAG
 from lvmzoo.store import compose
 from lvmzoo.train import train
-
-FILES = {  # latents across regions and within each; standard errors of the delays (ms), readouts taken as known
-    "ground_truth_dlag": (4, 2, (2.8, 3.7, 0.9, 0.5)),
-    "ground_truth_dlag_freq": (2, 0, (0.40, 0.56)),
-}
 
 
 def run() -> list[dict[str, Any]]:
