@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lvmzoo.findings import Claim, Findings, Question
+from lvmzoo.report.blocks import block_tables
 from lvmzoo.report.graph import graph
 from lvmzoo.report.style import CATEGORIES, HAIRLINE, HALF, INK, MUTED, THIRD, Picture, Statements, Table, picture
 from lvmzoo.sentences import CAUTION, HEADINGS, amount, answers, pair, verdict
@@ -62,6 +63,7 @@ def connection_figures(
         asked = [claim for claim in claims if claim.question is question]
         if asked:
             yield _table(question, asked)
+    yield from block_tables(findings)
 
 
 def _delays(claims: Sequence[Claim], width: float) -> Picture:
