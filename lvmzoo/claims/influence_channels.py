@@ -21,6 +21,7 @@ from torch import Tensor
 from lvmzoo.batch import Batch
 from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.inference.emissions import Emissions
+from lvmzoo.inference.granger import told_directions
 from lvmzoo.inference.lagged_moments import Recorded
 from lvmzoo.inference.linear_gaussian import LinearGaussian
 from lvmzoo.inference.regional_maximization import maximize_regional
@@ -30,7 +31,6 @@ from lvmzoo.inference.riccati import stable, stationary_covariance
 
 __all__ = ["Channels", "apart", "each_by_itself", "region_channels"]
 
-NOTHING = 1e-12  # of the largest eigenvalue of information: a direction that the activity does not show
 RAREST = 1e-6  # spikes per bin: a unit that is as good as silent
 
 
@@ -204,9 +204,7 @@ def _compressed(
     scaled = readout / noise.sqrt()[:, None]
     if bool((observed[..., ever].all(-1) != observed[..., ever].any(-1)).any()):
         return (values / noise.sqrt())[..., ever], observed[..., ever], scaled[ever]
-    eigenvalues, vectors = torch.linalg.eigh(scaled[ever].T @ scaled[ever])
-    told = eigenvalues > NOTHING * eigenvalues[-1].clamp(min=1e-300)
-    root = eigenvalues[told].sqrt()
-    weights = (scaled / noise.sqrt()[:, None])[ever] @ (vectors[:, told] / root)
+    root, directions = told_directions(scaled[ever].T @ scaled[ever])
+    weights = (scaled / noise.sqrt()[:, None])[ever] @ (directions / root)
     shown = observed.any(-1, keepdim=True).expand(*observed.shape[:2], len(root))
-    return values[..., ever] @ weights, shown, root[:, None] * vectors[:, told].T
+    return values[..., ever] @ weights, shown, root[:, None] * directions.T

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lvmzoo.inference.riccati import predicted_covariance
 
-__all__ = ["granger", "granger_by_frequency", "region_information"]
+__all__ = ["granger", "granger_by_frequency", "region_information", "told_directions"]
 
 NOTHING = 1e-12  # of the largest eigenvalue of information: a direction that the activity does not show
 
@@ -35,6 +35,15 @@ def region_information(
 ) -> Float[Tensor, "region latent latent"]:
     """Return J = C' R^-1 C of each region, from its readout and the variances of its units."""
     return torch.stack([readout[own].T @ (readout[own] / noise[own, None]) for own in units])
+
+
+def told_directions(
+    information: Float[Tensor, "latent latent"],
+) -> tuple[Float[Tensor, " channel"], Float[Tensor, "latent channel"]]:
+    """Return the directions of which something is told, and by how much, as a root of information."""
+    values, vectors = torch.linalg.eigh(information)
+    told = values > NOTHING * values[-1].clamp(min=1e-300)
+    return values[told].sqrt(), vectors[:, told]
 
 
 def granger(
@@ -149,6 +158,5 @@ def _told(uncertain: Float[Tensor, "*case known region"]) -> Float[Tensor, "*cas
 
 def _shown(information: Float[Tensor, "latent latent"]) -> Float[Tensor, "channel latent"]:
     """Return a readout with noise of unit variance that tells as much, with as few channels as will do."""
-    values, vectors = torch.linalg.eigh(information)
-    told = values > NOTHING * values[-1].clamp(min=1e-300)
-    return values[told].sqrt()[:, None] * vectors[:, told].T
+    roots, directions = told_directions(information)
+    return roots[:, None] * directions.T

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.models.multi_region_lds_world import batch, build, draw, fit, influence, layout, world
@@ -23,7 +25,27 @@ def test_says_who_drives_whom_and_how_late() -> None:
     assert claims["delay", "B", "A"].value == pytest.approx(-3 * 20)
     assert claims["dimensions", "A", "B"].value in (1, 2)
     assert claims["dimensions", "B", "A"].value == 0
-    assert {profile.kind for profile in found.profiles} == {"frequency", "lag", "rank", "trace"}
+    assert {profile.kind for profile in found.profiles} == {"block", "frequency", "lag", "rank", "trace"}
+
+
+@pytest.mark.parametrize("max_lag", [1, 3])
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e6 / 7])
+def test_a_constant_region_is_not_found_to_do_anything(constant: float, max_lag: int) -> None:
+    """Constants of which sums are not exact; trials of unequal length."""
+    units = {"A": 6, "B": 5}
+    activity = draw(world(0, units), 1, 41, 17)
+    activity[..., 6:] = constant
+    data = batch(activity, layout(units), [17, 16, 9, 13] * 10 + [5])
+    model = build(data.layout, max_lag=max_lag, permutations=19, resamples=3)
+    fit(model, [data], 10)
+    assert float(model.readout[6:].abs().max()) < 1e-9
+    found = model.findings(data, 0)
+    for claim in found.claims:
+        assert not claim.evidence
+        assert claim.value == pytest.approx(0, abs=1e-9) or math.isnan(claim.value)
+    for profile in found.profiles:
+        assert profile.kind in ("frequency", "rank", "lag")
+        assert abs(profile.value).max() < 1e-9
 
 
 @pytest.mark.parametrize("lag", [1, 3])
