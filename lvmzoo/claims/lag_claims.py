@@ -13,6 +13,7 @@ from torch import Tensor
 from lvmzoo.claims.lag_draws import LagDraws
 from lvmzoo.claims.lag_profile import Said, Verdict, around, dimensions, verdict
 from lvmzoo.claims.nulls import interval, null_summary
+from lvmzoo.claims.support import LEVEL, too_few
 from lvmzoo.findings import Claim, Findings, Profile, Question
 from lvmzoo.sentences import amount
 
@@ -104,7 +105,7 @@ class LagClaims:
         low, high = low - BETWEEN_BINS * self.bin_ms, high + BETWEEN_BINS * self.bin_ms
         peak = "peak, between bins, of the correlation of one canonical pair"
         note = f"{peak}; one side of lag zero against the other, {self._against()}"
-        if evidence is not None and found.height.p[place] > 0.05:
+        if evidence is not None and found.height.p[place] > LEVEL:
             note = f"the profile is flat: its peak is no higher than chance; {note}"
         elif evidence is False:
             note = f"the profile has a peak that cannot be told from lag zero; {note}"
@@ -126,19 +127,15 @@ class LagClaims:
         self, found: Verdict, place: int, pair: tuple[str, str], count: int, counts: Sequence[int]
     ) -> Claim:
         edges = interval([float(number) for number in counts])
-        known = bool(len(found.height.null))
-        note = f"pairs that survive {self.null} step by step, at the peak"
-        if not known:
-            count = int((self.draws.observed[place, int(found.peak[place]), :] > 0).sum())
-            note = "pairs of positive correlation: without a null, most of them are chance"
+        known = not too_few(len(found.height.null))
         return Claim(
             Question.DIMENSIONS,
             *pair,
-            value=float(count),
+            value=float(count) if known else math.nan,
             statistic="canonical pairs",
-            interval=None if not counts else (min(edges[0], float(count)), max(edges[1], float(count))),
+            interval=(min(edges[0], float(count)), max(edges[1], float(count))) if known and counts else None,
             evidence=None if self.unknown else count > 0,
-            note=self._note(note),
+            note=self._note(f"pairs that survive {self.null} step by step, at the peak"),
         )
 
     def _by_lag(self, found: Verdict, place: int, pair: tuple[str, str]) -> Profile:
@@ -147,7 +144,7 @@ class LagClaims:
         band = [interval(around(column, float(value))) for column, value in zip(resampled.mT, observed, strict=True)]
         low, high = (np.array(edge) for edge in zip(*band, strict=True))
         null = found.excess.center[place, :, 0] + null_summary(found.height.null[:, place])[1]
-        marks = {"peak": float(found.delay.value[place]) * self.bin_ms} if self._evidence(found.height, place) else {}
+        marks = {"peak": float(found.delay.value[place]) * self.bin_ms} if self._evidence(found.delay, place) else {}
         return Profile(
             "lag",
             *pair,
@@ -175,7 +172,7 @@ class LagClaims:
             axes={"canonical pair": np.arange(1.0, len(thresholds) + 1)},
             value=(excess + center).numpy(),
             null=(thresholds + center).numpy() if len(found.height.null) else None,
-            marks={"pairs that survive": float(count)} if count else {},
+            marks={"pairs that survive": float(count)} if count and not too_few(len(found.height.null)) else {},
             note=self._note(f"at the lag of {amount(self._ms(lag))} ms"),
         )
 
@@ -212,7 +209,7 @@ class LagClaims:
 
     def _evidence(self, said: Said, place: int) -> bool | None:
         p = self._p(said, place)
-        return None if p is None or self.unknown or not len(self.draws.resampled) else p <= 0.05
+        return None if p is None or self.unknown or not len(self.draws.resampled) else p <= LEVEL
 
     def _interval(self, samples: Tensor, value: float) -> tuple[float, float] | None:
         low, high = interval(around(samples, value))

@@ -6,31 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from lvmzoo.claims.lag_sums import Gathered, PairProducts, Wide
 from lvmzoo.claims.nulls import bootstrap
 from lvmzoo.claims.surrogates import Surrogates
 from lvmzoo.findings import Progress
 from lvmzoo.inference.canonical_correlation import Regularization
-from lvmzoo.inference.lag_map import LaggedProducts, LagMap, Sums, choose, correlations, located, of_one_lag
+from lvmzoo.inference.lag_map import LagMap, Sums, best_amount, correlations, located, of_one_lag
 from lvmzoo.inference.time_map import cross_validated_time_map
 
-__all__ = ["Draws", "LagDraws", "Plan", "Wide", "draw_lag_maps", "draw_time_maps", "draws_of", "within_regions"]
+__all__ = ["Draws", "LagDraws", "Plan", "draw_lag_maps", "draw_time_maps", "draws_of", "within_regions"]
 
 MOST_PAIRS = 10  # canonical pairs looked at
 FLANK = 5  # lags beyond the longest, at which the flanks of a delay's peak are looked at
 SPLITS = 25  # of a region into halves, for the control within it
-
-
-class Wide(NamedTuple):
-    """Regions with their nuisance columns beside them, and the folds of trials."""
-
-    regions: Mapping[str, Float[Tensor, "trial bin all"]]  # units, nuisance columns, and those of conditions
-    nuisance: int
-    levels: int
-    fold: Int[Tensor, " trial"]
-    folds: int
 
 
 class Plan(NamedTuple):
@@ -103,40 +94,47 @@ def draw_lag_maps(wide: Wide, plan: Plan, draws: Draws, progress: Progress) -> L
     inner = slice(flank, flank + lags)
     for place, (first, second) in enumerate(plan.pairs):
         x, y = wide.regions[first], wide.regions[second]
-        narrow = slice(0, -wide.levels or None)
-        products = LaggedProducts(y[..., narrow], wide.fold, wide.folds, plan.lags + flank)
-        sums = Sums(products.cross(x[..., narrow]), products.within(x), products.within(y))
-        mapped = sums._replace(cross=sums.cross[:, inner])
-        amount = choose(mapped, wide.nuisance, plan.kind, plan.amounts)
-        amounts[place] = amount
-        regularization = Regularization(plan.kind, amount)
-        found = correlations(mapped, wide.nuisance, regularization, count)
+        products = PairProducts(wide, y, plan.lags + flank)
+        gathered = products.gathered(x)
+        sums = gathered.sums
+        chosen = [best_amount(_inner(rest, inner), wide.nuisance, plan.kind, plan.amounts) for rest in gathered.rests]
+        amounts[place] = torch.tensor(chosen, dtype=torch.float64)
+        regularization = Regularization(plan.kind, amounts[place])
+        found = _map(gathered, inner, wide.nuisance, regularization, count)
         observed[place, :, : found.correlation.shape[1]] = found.correlation
         chance = sums
         for index, arrangement in enumerate(draws.arrangements):
             assert draws.surrogates is not None
             other = draws.surrogates.against(arrangement[first], arrangement[second], x)
-            there = Sums(products.cross(other[..., narrow]), products.within(other), sums.y)
-            mapped = there._replace(cross=there.cross[:, inner])
-            drawn = correlations(mapped, wide.nuisance, regularization, count).correlation
+            there = products.gathered(other)
+            drawn = _map(there, inner, wide.nuisance, regularization, count).correlation
             null[index, place, :, : drawn.shape[1]] = drawn
-            chance = Sums(*(one + another for one, another in zip(chance, there, strict=True)))
+            chance = Sums(*(one + another for one, another in zip(chance, there.sums, strict=True)))
             done += 1
             progress(f"null of {first} and {second}", done / total)
         chance = Sums(*(leaf * (1 / (1 + len(null)) if len(null) else 0.0) for leaf in chance))
         center = made.center[place, :, 0]
         delay[place] = _delay(found, center, sums, chance, wide.nuisance)
         for index, weight in enumerate(draws.weights):
-            within = (products.within(part, weight) for part in (x, y))
-            there = Sums(products.cross(x[..., narrow], weight), *within)
-            mapped = there._replace(cross=there.cross[:, inner])
-            again = correlations(mapped, wide.nuisance, regularization, count)
+            there = products.gathered(x, weight)
+            again = _map(there, inner, wide.nuisance, regularization, count)
             resampled[index, place, :, : again.correlation.shape[1]] = again.correlation
-            delays[index, place] = _delay(again, center, there, chance, wide.nuisance)
+            delays[index, place] = _delay(again, center, there.sums, chance, wide.nuisance)
             done += 1
             progress(f"resamples of {first} and {second}", done / total)
         done += 1
     return made
+
+
+def _inner(sums: Sums, inner: slice) -> Sums:
+    """Return sums without the flanks."""
+    return sums._replace(cross=sums.cross[:, inner])
+
+
+def _map(there: Gathered, inner: slice, nuisance: int, regularization: Regularization, pairs: int) -> LagMap:
+    """Return canonical correlations by lag, without the flanks."""
+    sums, training = _inner(there.sums, inner), _inner(there.training, inner)
+    return correlations(sums, nuisance, regularization, pairs, training)
 
 
 def _delay(found: LagMap, center: Float[Tensor, " lag"], sums: Sums, chance: Sums, nuisance: int) -> float:
@@ -155,12 +153,14 @@ def draw_time_maps(
 ) -> tuple[Float[Tensor, "time_x time_y"], Float[Tensor, "draw time_x time_y"]]:
     """Return the time-resolved map of one pair, its regions already cut into windows, and the same under the null."""
     x, y = (wide.regions[name] for name in pair)
-    observed = cross_validated_time_map(x, y, wide.nuisance, wide.levels, wide.fold, regularization)
+    # What conditions share is taken off as drift is, where courses are.
+    columns = (wide.nuisance, wide.levels) if wide.course is None else (wide.nuisance + wide.levels, 0)
+    observed = cross_validated_time_map(x, y, *columns, wide.fold, regularization)
     null = []
     for index, arrangement in enumerate(draws.arrangements):
         assert draws.surrogates is not None
         other = draws.surrogates.against(arrangement[pair[0]], arrangement[pair[1]], x)
-        null.append(cross_validated_time_map(other, y, wide.nuisance, wide.levels, wide.fold, regularization))
+        null.append(cross_validated_time_map(other, y, *columns, wide.fold, regularization))
         progress(f"time-resolved map of {pair[0]} and {pair[1]}", (index + 1) / len(draws.arrangements))
     return observed, torch.stack(null) if null else observed.new_zeros(0, *observed.shape)
 
@@ -175,18 +175,21 @@ def within_regions(
     found = {}
     for name, z in wide.regions.items():
         if z.shape[-1] - wide.nuisance - wide.levels >= 2:
-            sums = LaggedProducts(z, wide.fold, wide.folds, 0).within(z)
-            halves = [_halves(sums, wide, regularization, generator) for _ in range(SPLITS)]
+            gathered = PairProducts(wide, z, 0).gathered(z)
+            halves = [_halves(gathered, wide, regularization, generator) for _ in range(SPLITS)]
             found[name] = torch.stack(halves)
     return found
 
 
 def _halves(
-    sums: Float[Tensor, "fold all all"], wide: Wide, regularization: Regularization, generator: torch.Generator
+    region: Gathered, wide: Wide, regularization: Regularization, generator: torch.Generator
 ) -> Float[Tensor, ""]:
-    units = sums.shape[-1] - wide.nuisance - wide.levels
-    order, others = torch.randperm(units, generator=generator), torch.arange(units, sums.shape[-1])
+    size = region.sums.x.shape[-1]
+    units = size - wide.nuisance - wide.levels
+    order, others = torch.randperm(units, generator=generator), torch.arange(units, size)
     a, b = (torch.cat([half, others]) for half in (order[: units // 2], order[units // 2 :]))
-    cross = sums[:, a][..., b][:, None, : len(a) - wide.levels, : len(b) - wide.levels]
-    parts = Sums(cross, sums[:, a][..., a], sums[:, b][..., b])
-    return correlations(parts, wide.nuisance, regularization, 1).correlation[0, 0]
+    parts = []
+    for sums in (region.sums.x, region.training.x):
+        cross = sums[:, a][..., b][:, None, : len(a) - wide.levels, : len(b) - wide.levels]
+        parts.append(Sums(cross, sums[:, a][..., a], sums[:, b][..., b]))
+    return correlations(parts[0], wide.nuisance, regularization, 1, parts[1]).correlation[0, 0]

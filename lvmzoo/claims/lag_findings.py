@@ -15,12 +15,14 @@ from lvmzoo.claims.lag_claims import CORRELATION, LagClaims
 from lvmzoo.claims.lag_draws import Draws, Plan, draw_lag_maps, draw_time_maps, draws_of, within_regions
 from lvmzoo.claims.lag_trials import Activity, Prepared, prepared
 from lvmzoo.claims.nulls import null_summary
+from lvmzoo.claims.support import too_few
 from lvmzoo.findings import Findings, Profile, Progress
 from lvmzoo.inference.canonical_correlation import Regularization
 from lvmzoo.inference.time_map import windows
 
 __all__ = ["Asked", "lag_findings"]
 
+NO_INTERVAL = "there is no interval, because model.resamples is 0"
 SHARE_OF_MAPS = 0.6  # of the time, in lag maps
 
 
@@ -38,6 +40,7 @@ class Asked:
     amounts: Sequence[float]
     permutations: int
     resamples: int
+    residuals: bool = False  # take the mean course of each condition off, found without each fold
 
 
 def lag_findings(
@@ -60,6 +63,7 @@ def lag_findings(
         {name: (batch.valid & batch.observed[..., where].all(-1)).cpu()[kept] for name, where in regions.items()},
         None if batch.condition is None else batch.condition.cpu()[kept],
         batch.trial_index.cpu()[kept],
+        asked.residuals,
     )
     ready = prepared(activity, asked.lags, asked.folds, asked.drift_terms)
     generator = torch.Generator().manual_seed(seed)
@@ -147,4 +151,4 @@ def _unknown(ready: Prepared, asked: Asked) -> str:
         return ready.unknown
     if not asked.permutations:
         return "there is no null, because model.permutations is 0"
-    return "" if asked.resamples else "there is no interval, because model.resamples is 0"
+    return too_few(asked.permutations) or ("" if asked.resamples else NO_INTERVAL)

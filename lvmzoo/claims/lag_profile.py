@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lvmzoo.claims.lag_draws import LagDraws
 from lvmzoo.claims.nulls import p_value
+from lvmzoo.claims.support import LEVEL
 
 __all__ = ["Excess", "Said", "Verdict", "around", "asymmetry", "dimensions", "verdict"]
 
@@ -106,9 +107,9 @@ def dimensions(found: Verdict, pair: int) -> tuple[int, Float[Tensor, " componen
     null = _at_peak(excess.null).nan_to_num(nan=-torch.inf)  # draw, pair, component
     for step in range(count):
         left = null[..., : count - step].flatten(1).max(1).values if step else found.height.null[:, pair]
-        thresholds[step] = torch.quantile(left, 0.95)
+        thresholds[step] = torch.quantile(left, 1 - LEVEL)
     survive = observed > thresholds
-    survive[0] = bool(found.height.p[pair] <= 0.05)
+    survive[0] = bool(found.height.p[pair] <= LEVEL)
     counts = []
     if len(excess.resampled):
         resampled = _at_peak(excess.resampled)[:, pair, :count].sort(-1, descending=True).values

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.claims.lag_draws import Wide
+from lvmzoo.claims.lag_sums import Wide, less_course
 from lvmzoo.claims.nulls import drift_basis, levels_of
 from lvmzoo.claims.surrogates import (
     FEWEST_TIMES,
@@ -37,6 +37,7 @@ class Activity(NamedTuple):
     usable: Mapping[str, Bool[Tensor, "trial bin"]]  # every unit of the region is there
     condition: Int[Tensor, " trial"] | None
     place: Int[Tensor, " trial"]  # among all trials of the session
+    courses: bool = False  # whether the mean course of each condition is to be taken off
 
 
 class Prepared(NamedTuple):
@@ -63,6 +64,8 @@ def prepared(activity: Activity, lags: int, folds: int, terms: int) -> Prepared:
     enough = exchangeable(activity.condition, trials, blocks)
     if enough >= FEWEST_TRIALS:
         return _by_trials(activity, folds, terms, TrialPermutations(activity.condition, trials, blocks), "")
+    if activity.courses:
+        activity = activity._replace(values={name: _without_course(activity, name) for name in activity.values})
     times = [_correlation_time(activity, name, terms) for name in activity.values]
     bins = min(int(usable.sum()) for usable in activity.usable.values())
     if trials < FEWEST_TRIALS and bins / max(times) >= FEWEST_TIMES:
@@ -82,14 +85,19 @@ def prepared(activity: Activity, lags: int, folds: int, terms: int) -> Prepared:
 def _by_trials(activity: Activity, folds: int, terms: int, surrogates: Surrogates | None, why: str) -> Prepared:
     trials, bins = next(iter(activity.usable.values())).shape
     folds = max(1, min(folds, trials))
-    terms = min(terms, trials * (folds - 1) // folds // TRIALS_FOR_DRIFT)
-    position = (activity.place.to(torch.float64) + 0.5) / (int(activity.place.max()) + 1)
     levels = levels_of(activity.condition, trials)
+    # A drift is fitted to what conditions leave of trials; else it is their noise, which goes on through all regions.
+    free = trials * (folds - 1) // folds - levels.shape[1]
+    terms = min(terms, max(0, free) // TRIALS_FOR_DRIFT)
+    position = (activity.place.to(torch.float64) + 0.5) / (int(activity.place.max()) + 1)
     columns = torch.cat([drift_basis(position, terms).cpu(), levels.cpu()], 1)[:, None].expand(trials, bins, -1)
     regions = {
         name: widened(values, activity.usable[name], columns.to(values)) for name, values in activity.values.items()
     }
-    wide = Wide(regions, terms + 1, levels.shape[1], fold_of_trials(trials, folds), folds)
+    course = None
+    if activity.courses:
+        course = torch.full((trials,), -1) if activity.condition is None else activity.condition
+    wide = Wide(regions, terms + 1, levels.shape[1], fold_of_trials(trials, folds), folds, course)
     return Prepared(wide, surrogates, why, clock=True)
 
 
@@ -126,6 +134,15 @@ def _by_stretches(activity: Activity, lags: int, folds: int, terms: int, time: f
     wide = Wide(regions, terms + 1, 0, fold_of_trials(stretches, folds), folds)
     surrogates = None if why else CircularShifts(sizes, counts, shifts.least)
     return Prepared(wide, surrogates, why, clock=False)
+
+
+def _without_course(activity: Activity, name: str) -> Float[Tensor, "trial bin unit"]:
+    """Return a region less the mean course of each condition over all trials: stretches of all are in each fold."""
+    values, usable = activity.values[name], activity.usable[name]
+    trials = len(values)
+    course = torch.full((trials,), -1) if activity.condition is None else activity.condition
+    z = widened(values, usable, torch.ones_like(values[..., :1]))
+    return less_course(z, 1, course, torch.ones(trials, dtype=torch.bool))[..., :-1]
 
 
 def _correlation_time(activity: Activity, name: str, terms: int) -> float:

@@ -17,6 +17,9 @@ from torch import Tensor
 __all__ = ["Correlated", "Pairs", "Regularization", "canonical_pairs", "held_out", "pooled", "projection", "whitening"]
 
 
+ROUNDING = 1e-12  # of a mean square, below which a variance is what subtracting the mean leaves by rounding
+
+
 class Regularization(NamedTuple):
     """How a region is whitened where its covariance is poorly known."""
 
@@ -41,15 +44,26 @@ class Correlated(NamedTuple):
 
 
 def whitening(
-    covariance: Float[Tensor, "*set unit unit"], regularization: Regularization
+    covariance: Float[Tensor, "*set unit unit"],
+    regularization: Regularization,
+    power: Float[Tensor, "*#set"] | None = None,
 ) -> Float[Tensor, "*set unit unit"]:
     """Return in its columns weights whose projections are uncorrelated and of unit variance, where regularized.
 
     Directions without variance, and those beyond the share of variance that PCA keeps, have no weight.
+
+    Parameters
+    ----------
+    covariance : of the units.
+    regularization : of the whitening.
+    power : largest mean square of a unit before its mean was subtracted, which says how much of the covariance may be
+        rounding; None: there was no mean.
     """
     variance, axes = torch.linalg.eigh(covariance)
     variance, axes = variance.flip(-1).clamp(min=0), axes.flip(-1)
     floor = variance[..., :1] * variance.shape[-1] * torch.finfo(variance.dtype).eps
+    if power is not None:
+        floor = torch.maximum(floor, ROUNDING * power[..., None])
     amount = torch.as_tensor(regularization.amount, dtype=variance.dtype, device=variance.device)
     while amount.ndim and amount.ndim < variance.ndim:
         amount = amount[..., None]
@@ -87,7 +101,8 @@ def projection(
     bins = moments[..., units, units].clamp(min=1)[..., None, None]
     mean = residual.mT @ wide[..., units, None] / bins  # of conditions beside the first
     covariance = residual.mT @ wide @ residual / bins - mean @ mean.mT
-    return residual @ whitening(covariance, regularization)
+    power = moments.diagonal(dim1=-2, dim2=-1)[..., :units].amax(-1) / bins[..., 0, 0]
+    return residual @ whitening(covariance, regularization, power)
 
 
 def canonical_pairs(

@@ -38,6 +38,7 @@ __all__ = [
     "of_one_lag",
     "survivors",
     "widened",
+    "without_fold",
 ]
 
 STACK_ENTRIES = 40_000_000  # of one region's activity at all lags, kept for many products
@@ -75,12 +76,15 @@ class LaggedProducts:
     fold : of each trial.
     folds : their number.
     lags : largest lag, in bins.
+    copies : number of such objects that are kept at the same time.
     """
 
-    def __init__(self, y: Float[Tensor, "trial bin wide"], fold: Int[Tensor, " trial"], folds: int, lags: int) -> None:
+    def __init__(
+        self, y: Float[Tensor, "trial bin wide"], fold: Int[Tensor, " trial"], folds: int, lags: int, copies: int = 1
+    ) -> None:
         self._y, self._lags, self._bins = y, lags, y.shape[1]
         self._rows = [(fold == index).nonzero()[:, 0] for index in range(folds)]
-        small = y.numel() * (2 * lags + 1) <= STACK_ENTRIES
+        small = y.numel() * (2 * lags + 1) * copies <= STACK_ENTRIES
         self._stacks = [self._stack(y[rows]) for rows in self._rows] if small else None
 
     def within(
@@ -127,7 +131,9 @@ class LagMap(NamedTuple):
     pairs: Pairs  # of each fold and lag
 
 
-def correlations(sums: Sums, nuisance: int, regularization: Regularization, pairs: int) -> LagMap:
+def correlations(
+    sums: Sums, nuisance: int, regularization: Regularization, pairs: int, training: Sums | None = None
+) -> LagMap:
     """Return canonical correlations by lag: fitted without a fold, taken in it, pooled over folds.
 
     Parameters
@@ -136,8 +142,10 @@ def correlations(sums: Sums, nuisance: int, regularization: Regularization, pair
     nuisance : number of nuisance columns of both regions.
     regularization : its amount may differ between folds.
     pairs : number of canonical pairs.
+    training : sums over what each fold is fitted to; None: over all other folds.
     """
-    training = Sums(*(leaf.sum(0) - leaf for leaf in sums))
+    if training is None:
+        training = Sums(*(leaf.sum(0) - leaf for leaf in sums))
     levels = sums.x.shape[-1] - sums.cross.shape[-2]
     x = projection(training.x, nuisance, regularization, levels)[:, None]
     y = projection(training.y, nuisance, regularization, levels)[:, None]
@@ -199,10 +207,14 @@ def best_amount(sums: Sums, nuisance: int, kind: str, amounts: Sequence[float]) 
 
 def choose(sums: Sums, nuisance: int, kind: str, amounts: Sequence[float]) -> Float[Tensor, " fold"]:
     """Return for each fold the amount of regularization that is best within its training data."""
-    folds = sums.x.shape[0]
-    rests = (Sums(*(torch.cat([leaf[:fold], leaf[fold + 1 :]]) for leaf in sums)) for fold in range(folds))
+    rests = (without_fold(sums, fold) for fold in range(sums.x.shape[0]))
     chosen = [best_amount(rest, nuisance, kind, amounts) for rest in rests]
     return torch.tensor(chosen, dtype=torch.float64, device=sums.x.device)
+
+
+def without_fold(sums: Sums, fold: int) -> Sums:
+    """Return the sums of all other folds."""
+    return Sums(*(torch.cat([leaf[:fold], leaf[fold + 1 :]]) for leaf in sums))
 
 
 def survivors(found: LagMap, lag: int) -> int:

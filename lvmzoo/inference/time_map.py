@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.inference.canonical_correlation import Regularization, whitening
+from lvmzoo.inference.canonical_correlation import ROUNDING, Regularization, whitening
 from lvmzoo.inference.leading import largest_singular_values
 
 __all__ = ["cross_validated_time_map", "less_nuisance", "time_map", "windows"]
@@ -30,7 +30,7 @@ def time_map(
     x, y : activity; every sample is used.
     regularization : of the whitening.
     """
-    white = [_whitened(part - part.mean(0), regularization) for part in (x, y)]
+    white = [_whitened(part - part.mean(0), _power(part), regularization) for part in (x, y)]
     return largest_singular_values(*white) / len(x)
 
 
@@ -57,7 +57,8 @@ def cross_validated_time_map(
         train = fold != index
         first, second = (less_nuisance(part, nuisance, levels, train) for part in (x, y))
         here = [part[train] for part in (first, second)]
-        weights = [_weights(part, regularization) for part in here]
+        powers = [_power(part[train][..., : -nuisance - levels]) for part in (x, y)]
+        weights = [_weights(part, power, regularization) for part, power in zip(here, powers, strict=True)]
         there = [(part[..., -nuisance - levels] != 0).to(x.dtype) for part in (x, y)]
         common = there[0][train].mT @ there[1][train]
         cross = _products(*(torch.einsum("ntu,tuw->ntw", *pair) for pair in zip(here, weights, strict=True)))
@@ -116,14 +117,23 @@ def less_nuisance(
     return (left - mean) * there
 
 
-def _weights(z: Float[Tensor, "trial time unit"], regularization: Regularization) -> Float[Tensor, "time unit unit"]:
+def _power(z: Float[Tensor, "trial time unit"]) -> Float[Tensor, " time"]:
+    """Return the largest mean square of a unit at each time."""
+    return z.square().mean(0).amax(-1)
+
+
+def _weights(
+    z: Float[Tensor, "trial time unit"], power: Float[Tensor, " time"], regularization: Regularization
+) -> Float[Tensor, "time unit unit"]:
     """Return the whitening of each time; zero rows do not count."""
     moments = torch.einsum("ntu,ntv->tuv", z, z)
     bins = (z != 0).any(-1).sum(0).clamp(min=1)
-    return whitening(moments / bins[:, None, None], regularization)
+    return whitening(moments / bins[:, None, None], regularization, power)
 
 
-def _whitened(z: Float[Tensor, "trial time unit"], regularization: Regularization) -> Float[Tensor, "time unit trial"]:
+def _whitened(
+    z: Float[Tensor, "trial time unit"], power: Float[Tensor, " time"], regularization: Regularization
+) -> Float[Tensor, "time unit trial"]:
     """Return each time whitened: by its Cholesky factor, where that is well conditioned and all directions count."""
     by_time = z.permute(1, 2, 0).contiguous()
     covariance = by_time @ by_time.mT / len(z)
@@ -133,10 +143,11 @@ def _whitened(z: Float[Tensor, "trial time unit"], regularization: Regularizatio
         added = covariance + torch.diag_embed((amount * mean)[:, None].expand(-1, z.shape[-1]))
         factor, failed = torch.linalg.cholesky_ex(added)
         pivots = factor.diagonal(dim1=-2, dim2=-1)
-        if not bool(failed.any()) and bool((pivots.amin(-1) > SMALLEST_PIVOT * pivots.amax(-1)).all()):
+        sound = (pivots.amin(-1) > SMALLEST_PIVOT * pivots.amax(-1)) & (mean > ROUNDING * power)
+        if not bool(failed.any()) and bool(sound.all()):
             eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).expand_as(factor)
             return torch.linalg.solve_triangular(factor, eye, upper=False) @ by_time
-    return whitening(covariance, regularization).mT @ by_time
+    return whitening(covariance, regularization, power).mT @ by_time
 
 
 def _products(

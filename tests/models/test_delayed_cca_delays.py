@@ -24,7 +24,7 @@ def planted(kind: str, delay_ms: int, seed: int) -> Batch:
 
     def make(length: int, count: int) -> np.ndarray:
         if kind == "smooth":
-            return smooth_noise(length, count, 60, random)
+            return smooth_noise(length, count, 60.0, random)
         return BIN_MS**0.5 * random.normal(size=(length, count))
 
     shared, own = make(steps + delay_ms, 2), make(steps, 2)

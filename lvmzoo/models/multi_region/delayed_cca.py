@@ -4,7 +4,7 @@ r"""Delayed canonical correlation analysis: directions of two regions whose acti
 
 with whitening that is regularized, and correlations taken in trials that a and b have not seen. A positive lag: the
 second region follows the first. What is said of regions is tested against permuted trials, or circular shifts of one
-long session; see ``inference.lag_profile``. A target region is predicted by regression on the canonical variates of the
+long session; see ``claims.lag_profile``. A target region is predicted by regression on the canonical variates of the
 other regions, each taken at the lag of its peak.
 
 Hotelling (1936), Relations between two sets of variates, Biometrika 28, doi:10.1093/biomet/28.3-4.321; by lag and by
@@ -37,6 +37,7 @@ from lvmzoo.registry import Entry, Family, Reference, Training, register
 __all__ = ["DelayedCCA", "DelayedCCAConfig"]
 
 MOST_PAIRS = 10  # canonical pairs of two regions
+ROUNDING = 1e-11  # of a value, below which what is left of it without its mean is rounding
 
 
 class Products(NamedTuple):
@@ -97,7 +98,7 @@ class DelayedCCA(StatisticsModel, Communicates, Connects):
     def statistics(self, batch: Batch) -> Products:
         """Return lagged sums of products, a set for each fold; bins with a missing unit are left out."""
         place, usable = self._place(batch), self._usable(batch)
-        values = self.residuals(batch) - self.mean[self._units.of(batch.layout.session)]
+        values = self._centered(batch)
         z = torch.where(usable[..., None], torch.nn.functional.pad(values, (0, 1), value=1.0), 0.0)
         lags, trials, folds = self._moments.reach[place], int(self.trials[place]), self.config.folds
         if trials >= folds:
@@ -156,7 +157,8 @@ class DelayedCCA(StatisticsModel, Communicates, Connects):
     def findings(self, batch: Batch, seed: int, progress: Progress = quiet_progress) -> Findings:
         """Return who shares activity, in which direction, with what delay and in how many canonical pairs."""
         place = self._place(batch)
-        values = self.residuals(batch) - self.mean[self._units.of(batch.layout.session)]
+        # Courses of conditions are found anew without each fold.
+        values = batch.activity.to(torch.float64) if self.config.residuals else self._centered(batch)
         asked = Asked(
             pairs=[pair for pair in self.pairs if set(pair) <= set(batch.layout.units)],
             lags=self._moments.lags[place],
@@ -168,6 +170,7 @@ class DelayedCCA(StatisticsModel, Communicates, Connects):
             amounts=self.config.amounts,
             permutations=self.config.permutations,
             resamples=self.config.resamples,
+            residuals=self.config.residuals,
         )
         return lag_findings(batch, values, asked, seed, progress)
 
@@ -223,13 +226,18 @@ class DelayedCCA(StatisticsModel, Communicates, Connects):
 
     def _complete(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
         """Return activity less its mean; what is not observed is expected from the rest of its region."""
-        values = self.residuals(batch) - self.mean[self._units.of(batch.layout.session)]
+        values = self._centered(batch)
         covariance = self._buffer(f"covariance_{self._place(batch)}")
         parts = [
             conditional_mean(values[..., region], batch.observed[..., region], covariance[region, region])
             for region in map(batch.layout.region, batch.layout.units)
         ]
         return torch.cat(parts, -1)
+
+    def _centered(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
+        """Return activity less its mean, zero for a unit that does not vary."""
+        values = self.residuals(batch) - self.mean[self._units.of(batch.layout.session)]
+        return torch.where(values.abs() <= ROUNDING * batch.activity.abs(), 0.0, values)
 
     def _most(self) -> int:
         return min(self.config.pairs or MOST_PAIRS, MOST_PAIRS)
