@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from lvmzoo.claims.nulls import bootstrap
-from lvmzoo.claims.regression_lags import WIDER
 from lvmzoo.claims.regression_recording import RegionRecording, Windows
-from lvmzoo.claims.support import Measured, Questions, claimed, corrected
+from lvmzoo.claims.support import WIDER, Measured, Questions, claimed, corrected
 from lvmzoo.findings import Claim, Progress, Question
 from lvmzoo.inference.regression_moments import Scatter
 from lvmzoo.parts.regression_session import Route
@@ -32,7 +31,7 @@ def source_claims(
     for (source, found), p in zip(measured.items(), ps, strict=True):
         others = " and ".join(name for name in route.sources if name != source)
         statistic = "cross-validated 1 - NSE added to the other sources"
-        note = f"{recording.note(f'largest of {len(measured)} sources')}, {WIDER}"
+        note = f"{recording.note(f'largest of {len(measured)} sources')}; {WIDER}"
         item = f"beyond {others}"
         claims.append(
             claimed(Question.COMMUNICATION, source, route.target, found, p, statistic, note, item, why, wider=True)

@@ -13,9 +13,10 @@ from torch import Tensor
 from lvmzoo.claims.nulls import interval, null_summary, p_value
 from lvmzoo.findings import Claim, Question
 
-__all__ = ["LEVEL", "Measured", "Questions", "claimed", "corrected", "judged", "largest_of_all", "too_few"]
+__all__ = ["LEVEL", "WIDER", "Measured", "Questions", "claimed", "corrected", "judged", "largest_of_all", "too_few"]
 
 LEVEL = 0.05  # of tests
+WIDER = "chance: the source is independent of all others, which is more than is asked: the interval must exclude zero"
 
 
 @dataclass(frozen=True)
