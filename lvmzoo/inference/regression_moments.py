@@ -34,12 +34,9 @@ class Scatter(NamedTuple):
 
     def between(self, x: Int[Tensor, " p"], y: Int[Tensor, " q"]) -> tuple[Centered, HeldOut]:
         """Return what the regression of columns ``y`` on columns ``x`` needs."""
-        training, held_out = self.training.index_select(1, x), self.held_out.index_select(1, x)
+        training = Centered(self.training[:, x[:, None], x], self.training[:, x[:, None], y])
         total = self.held_out[:, y, y].sum(1)
-        return (
-            Centered(training.index_select(2, x), training.index_select(2, y)),
-            HeldOut(held_out.index_select(2, x), held_out.index_select(2, y), total),
-        )
+        return training, HeldOut(self.held_out[:, x[:, None], x], self.held_out[:, x[:, None], y], total)
 
     def by_rank(self, x: Int[Tensor, " p"], y: Int[Tensor, " q"], ridge: float) -> Float[Tensor, "fold rank"]:
         """Return 1 - NSE of each fold by rank, from 0."""
