@@ -35,14 +35,14 @@ def delay_claims(
         value = float(study.model.delays[other, latent] - study.model.delays[one, latent]) * study.ms
         samples = (study.draws.delays[:, other, latent] - study.draws.delays[:, one, latent]) * study.ms
         p: float | None = ps[one, other, latent]
-        note = "likelihood ratio of a refit without the delay"
-        note += f", corrected for {len(cases)} by Holm" if len(cases) > 1 else ""
+        note = "p: likelihood ratio against a refit without the delay"
+        note += f", corrected for {len(cases)} delays by Holm" if len(cases) > 1 else ""
         shared = communication[pair].p
         if shared is None:
             p, note = None, study.unknown
         else:
             p = max(ps[one, other, latent], shared)
-            note += ", and not below the p of communication"
+            note += ", and never below the p of communication"
             if rank >= useful[pair]:
                 p = 1.0
                 note += "; predicts nothing in trials left out"

@@ -88,8 +88,9 @@ def _method(study: Study) -> str:
     """Return how communication was tested."""
     many = f", corrected for {len(study.pairs)} pairs by their maximum" if len(study.pairs) > 1 else ""
     return (
-        f"{int(study.fold.max()) + 1} folds, each but the first predicted by the trials before it; null: trials of one "
-        f"region exchanged within condition and among neighbors{many}; no control within a region"
+        f"{int(study.fold.max()) + 1} folds, each but the first predicted by a model of the trials before it; null: "
+        f"trials of one region exchanged with each other, within condition and among neighbors{many}; there is no "
+        "control within a region to compare with"
         + ("" if study.settings.resamples else "; no interval to judge by: model.resamples is 0")
     )
 
@@ -113,7 +114,7 @@ def _dimensions(
         useful[pair] = int(folds.mean(0).argmax())
         chosen = _fewest(folds)
         if shared:
-            note = "latents across regions, each region predicted from the other in trials left out, one-SE rule"
+            note = "the fewest latents that predict trials left out within one standard error of the best number"
             if chosen == many:
                 note += "; as many as were fitted: there may be more"
             samples = [float(_fewest(_explained(study, pair, _rows(study)))) for _ in range(study.settings.resamples)]
