@@ -31,6 +31,7 @@ from lvmzoo.inference.riccati import stable, stationary_covariance
 
 __all__ = ["Channels", "apart", "each_by_itself", "region_channels"]
 
+FEW, STRETCH = 20, 200  # fewer trials of counts than that are fitted in stretches of so many bins
 RAREST = 1e-6  # spikes per bin: a unit that is as good as silent
 
 
@@ -85,16 +86,41 @@ def each_by_itself(
 
     Latents that were fitted together, or began as such, show more of what two regions happen to share in the observed
     trials than latents fitted to recombined trials would: the observed trials would no longer be one draw among others.
+
+    Few long trials of counts are fitted in stretches: bins of a trial follow one another, stretches go side by side.
     """
     recorded = Recorded(batch.activity, batch.valid, batch.observed, batch.trial_index, inputs)
+    if emissions.bound and batch.n_trials < FEW and batch.n_bins > STRETCH:
+        recorded = _in_stretches(recorded)
     lone = Structure(structure.names, structure.latents, ())  # regions apart need no memory of each other
     small = apart(emissions.start(regional_start(lambda _: [recorded], [batch.layout], lone)), lone)
     shown = shown_latents(lone.regions, [batch.layout], lone.size)
     for k in range(passes):
-        moments = emissions.expectations(small, batch.activity, batch.valid, batch.observed, inputs)
+        moments = emissions.expectations(small, recorded.activity, recorded.valid, recorded.observed, recorded.inputs)
         small = apart(maximize_regional(emissions, small, moments, lone.regions, lone.allowed, shown), lone)
         progress("each region by itself", (k + 1) / passes)
     return _remembering(small, structure)
+
+
+def _in_stretches(whole: Recorded) -> Recorded:
+    """Return trials cut into stretches, of which the last of a trial may end early."""
+    trials, bins = whole.valid.shape
+    count = -(-bins // STRETCH)
+
+    def cut(values: Tensor) -> Tensor:
+        longer = values.new_zeros(trials, count * STRETCH, *values.shape[2:])
+        longer[:, :bins] = values
+        return longer.view(trials * count, STRETCH, *values.shape[2:])
+
+    valid = cut(whole.valid)
+    kept = valid.any(1)
+    return Recorded(
+        cut(whole.activity)[kept],
+        valid[kept],
+        cut(whole.observed)[kept],
+        torch.arange(int(kept.sum()), device=kept.device),
+        None if whole.inputs is None else cut(whole.inputs)[kept],
+    )
 
 
 def _remembering(small: LinearGaussian, structure: Structure) -> LinearGaussian:

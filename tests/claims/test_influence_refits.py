@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from lvmzoo.batch import Observation
-from lvmzoo.claims import influence_refits
+from lvmzoo.claims import influence_channels, influence_refits
 from lvmzoo.claims.influence_channels import apart, each_by_itself, region_channels
 from lvmzoo.claims.influence_refits import refit
 from lvmzoo.claims.influence_surrogates import chance_of, rearranged
 from lvmzoo.claims.surrogates import CircularShifts, TrialPermutations
 from lvmzoo.inference.emissions import emissions_of
 from lvmzoo.inference.linear_gaussian import LinearGaussian
-from tests.claims.influence_world import fitted, regional_fit, simulated, structure
+from lvmzoo.inference.sampling import draw_trials
+from tests.claims.influence_world import batch_of, fitted, planted, regional_fit, simulated, structure
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -81,6 +82,29 @@ def test_the_observed_trials_are_one_draw_among_others(kind: str, max_lag: int) 
     torch.testing.assert_close(other.model.readout, recorded.model.readout, **close)
     starts = [influence_refits._alone(channels, regions) for channels in (expected, recorded)]
     torch.testing.assert_close(starts[0].dynamics, starts[1].dynamics, **close)
+
+
+def test_a_long_trial_of_counts_is_fitted_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fitted to stretches is what is fitted to the whole, but for what a stretch does not know at its start."""
+    regions = structure("AB", 1)
+    model = planted(regions, 8, [])
+    model = model._replace(readout=0.5 * model.readout, offset=model.offset + 0.5)
+    x, _ = draw_trials(model, 2, 500, torch.Generator().manual_seed(0))
+    counts = torch.poisson((x @ model.readout.T + model.offset).exp(), generator=torch.Generator().manual_seed(1))
+    batch = batch_of(counts, "AB", [500, 390])
+    batch = dataclasses.replace(batch, layout=dataclasses.replace(batch.layout, observation=Observation.COUNTS))
+    emissions = emissions_of("poisson", [batch.layout])
+    shapes = []
+    plain = emissions.expectations
+    monkeypatch.setattr(emissions, "expectations", lambda *a: (shapes.append(tuple(a[1].shape)), plain(*a))[1])
+    found = []
+    for few in (0, 3):
+        monkeypatch.setattr(influence_channels, "FEW", few)
+        found.append(each_by_itself(regions, emissions, batch, None, 2))
+    assert shapes == [(2, 500, 16)] * 2 + [(5, 200, 16)] * 2  # three stretches and two, no empty one
+    torch.testing.assert_close(found[1].dynamics, found[0].dynamics, atol=0.02, rtol=0)
+    torch.testing.assert_close(found[1].readout, found[0].readout, atol=0.02, rtol=0)
+    torch.testing.assert_close(found[1].offset, found[0].offset, atol=0.02, rtol=0)
 
 
 def test_refits_move_the_dynamics_as_em_of_the_model_does() -> None:
