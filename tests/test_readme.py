@@ -65,11 +65,18 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_python_of_the_models_page_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.S)
-    names: dict[str, Any] = {"Estimator": Estimator, "counts": np.random.default_rng(0).poisson(1.0, (6, 20, 5))}
-    exec(code, names)
+    of_lds, of_psid = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.S)
+    random = np.random.default_rng(0)
+    names: dict[str, Any] = {"Estimator": Estimator, "counts": random.poisson(1.0, (6, 20, 5))}
+    exec(of_lds, names)
     assert names["draws"].shape == (100, 6, 20, 2)
     np.testing.assert_allclose(names["latents"], names["model"].filtered(names["batch"])[:, -1], atol=1e-9)
+    trials = random.normal(size=(8, 60, 6)).cumsum(1)
+    names = {"Estimator": Estimator, "trials": trials, "behavior": trials[..., :2] + random.normal(size=(8, 60, 2))}
+    exec(of_psid, names)
+    assert names["velocity"].shape == names["hand"]["behavior"].shape == (8, 60, 2)
+    assert [len(part) for part in names["modes"].values()] == [2, 2]
+    assert names["ahead"].shape == trials.shape
 
 
 def test_claims_are_merged_by_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

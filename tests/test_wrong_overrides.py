@@ -78,7 +78,7 @@ WRONG = {
     "unknown data": (
         ["data=nbw"],
         "There is no data named 'nbw'.",
-        "Available: arrays, lds, lorenz, nwb, reach, regions, spiral, two_regions, van_der_pol.",
+        "Available: arrays, dissociation, lds, lorenz, movie, nwb, reach, regions, spiral, two_regions, van_der_pol.",
         "Did you mean 'nwb'?",
     ),
     "unknown experiment": (
