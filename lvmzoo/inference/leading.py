@@ -18,7 +18,7 @@ __all__ = ["largest_singular_values"]
 TOLERANCE = 1e-9  # of the squared singular value, by second-order perturbation
 BLOCK = 4  # columns
 SMALLEST, LARGEST = 12, 64  # rows of matrices for which it pays; powers of larger ones leave the range of floats
-SET_ENTRIES = 300_000  # of the products that are iterated at a time, and then stay in the cache
+SET_ENTRIES = 600_000  # of the products that are iterated at a time, and then stay in the cache
 
 
 def largest_singular_values(

@@ -30,7 +30,7 @@ def time_map(
     x, y : activity; every sample is used.
     regularization : of the whitening.
     """
-    white = [_whitened(part - part.mean(0), _power(part), regularization) for part in (x, y)]
+    white = [_whitened(part, regularization) for part in (x, y)]
     return largest_singular_values(*white) / len(x)
 
 
@@ -131,19 +131,24 @@ def _weights(
     return whitening(moments / bins[:, None, None], regularization, power)
 
 
-def _whitened(
-    z: Float[Tensor, "trial time unit"], power: Float[Tensor, " time"], regularization: Regularization
-) -> Float[Tensor, "time unit trial"]:
-    """Return each time whitened: by its Cholesky factor, where that is well conditioned and all directions count."""
-    by_time = z.permute(1, 2, 0).contiguous()
+def _whitened(z: Float[Tensor, "trial time unit"], regularization: Regularization) -> Float[Tensor, "time unit trial"]:
+    """Return each time, less its mean, whitened: by its Cholesky factor, where that is well conditioned.
+
+    All directions must count, too.
+    """
+    by_time = z.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+    mean = by_time.mean(-1)
+    by_time -= mean[..., None]
     covariance = by_time @ by_time.mT / len(z)
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    power = (variance + mean.square()).amax(-1)
     if regularization.kind == "shrinkage":
-        mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        each = variance.mean(-1)
         amount = torch.as_tensor(regularization.amount, dtype=z.dtype, device=z.device)
-        added = covariance + torch.diag_embed((amount * mean)[:, None].expand(-1, z.shape[-1]))
+        added = covariance + torch.diag_embed((amount * each)[:, None].expand(-1, z.shape[-1]))
         factor, failed = torch.linalg.cholesky_ex(added)
         pivots = factor.diagonal(dim1=-2, dim2=-1)
-        sound = (pivots.amin(-1) > SMALLEST_PIVOT * pivots.amax(-1)) & (mean > ROUNDING * power)
+        sound = (pivots.amin(-1) > SMALLEST_PIVOT * pivots.amax(-1)) & (each > ROUNDING * power)
         if not bool(failed.any()) and bool(sound.all()):
             eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).expand_as(factor)
             return torch.linalg.solve_triangular(factor, eye, upper=False) @ by_time
