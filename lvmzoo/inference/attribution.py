@@ -82,7 +82,7 @@ def pseudo_inverses(matrices: Float[Tensor, "window latent input"]) -> Float[Ten
     return matrices.mT @ torch.linalg.pinv(gram, rtol=_RANK**2, hermitian=True)
 
 
-def attribute(parts: Iterable[Float[Tensor, "window latent bin unit"]]) -> Attribution:
+def attribute(parts: Iterable[Float[Tensor, "_window latent bin unit"]]) -> Attribution:
     """Return the attribution of all windows, from the Jacobians of some at a time. Raises ValueError without any."""
     inverse, jacobian, windows = torch.zeros(()), torch.zeros(()), 0
     for part in parts:

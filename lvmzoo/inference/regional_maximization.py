@@ -122,7 +122,7 @@ def _low_rank(
     after: Float[Tensor, "*case latent latent"],
     start: Float[Tensor, "*case latent free"],
     noise: Float[Tensor, "*case latent latent"],
-    sources: list[Int[Tensor, " source"]],
+    sources: list[Int[Tensor, " _source"]],
     rank: int,
     transitions: Float[Tensor, "*case 1 1"],
 ) -> Float[Tensor, "*case latent free"]:
