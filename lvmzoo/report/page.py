@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lvmzoo.report.view import View
     from lvmzoo.run import Run
 
-__all__ = ["write_report"]
+__all__ = ["Section", "write_page", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,16 @@ def write_report(run: Run, path: Path, evaluations: Sequence[Evaluation] | None 
     path : where the file goes; it is replaced in one step.
     evaluations : of the run's sessions, where there are some already: their latents need not be inferred again.
     """
-    import jinja2
-
     from lvmzoo.metrics.base import Evaluation
 
     if evaluations is None:
         evaluations = [Evaluation(run.model, session, run.experiment.seed) for session in run.sessions or []]
+    write_page(Path(path), "page.html", _content(run, evaluations))
+
+
+def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
+    """Write one of the templates of this folder, filled: what is put in is escaped, what is missing an error."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -113,8 +117,7 @@ def write_report(run: Run, path: Path, evaluations: Sequence[Evaluation] | None 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html").render(_content(run, evaluations))
-    write_bytes(Path(path), page.encode())
+    write_bytes(path, environment.get_template(template).render(content).encode())
 
 
 def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:

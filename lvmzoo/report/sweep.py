@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lvmzoo.batch import Kind, Variable
-from lvmzoo.checkpoint import write_bytes
 from lvmzoo.report.coloring import Coloring, space_axes
-from lvmzoo.report.page import Section
+from lvmzoo.report.page import Section, write_page
 from lvmzoo.report.style import HAIRLINE, HALF, INK, MAIN, THIRD, WIDE, Picture, Table, heat_map, picture
 from lvmzoo.sweep_runs import SavedRun, between, read_runs
 from lvmzoo.sweep_table import Row, body, compare
@@ -36,8 +35,6 @@ def write_sweep_report(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> P
     folder : of the sweep.
     outcomes : of its jobs.
     """
-    import jinja2
-
     runs = read_runs(outcomes)
     _, rows = compare(outcomes)
     shown = [(row, members) for row in rows if (members := [runs[job] for job in row.jobs if job in runs])]
@@ -49,22 +46,15 @@ def write_sweep_report(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> P
         Section("embeddings", "Latents side by side").draw(lambda: _embeddings(shown)),
         Section("consistency", "Consistency").draw(lambda: _matrix(shown)),
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sessions = list(dict.fromkeys(name for run in runs.values() for name in run.layouts))
-    page = environment.get_template("sweep.html").render(
-        title=f"{len(rows)} settings side by side",
-        summary=f"{len(outcomes)} runs on {', '.join(sessions[:4])}{', …' if len(sessions) > 4 else ''}.",
-        date=time.strftime("%Y-%m-%d %H:%M"),
-        sections=[section for section in sections if not section.empty],
-    )
+    content = {
+        "title": f"{len(rows)} settings side by side",
+        "summary": f"{len(outcomes)} runs on {', '.join(sessions[:4])}{', …' if len(sessions) > 4 else ''}.",
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "sections": [section for section in sections if not section.empty],
+    }
     path = folder / "sweep.html"
-    write_bytes(path, page.encode())
+    write_page(path, "sweep.html", content)
     return path
 
 

@@ -12,6 +12,7 @@ import statistics
 from typing import Any
 
 import torch
+from _family import row
 from _recordings import recording
 
 from lvmzoo.data.load import load, prepare
@@ -54,28 +55,16 @@ def run() -> list[dict[str, Any]]:
     rows = []
     for name, values in learned.items():
         mean, judged = statistics.fmean(values), name == best
+        claim, bound = f"position decoded, contrastive, {name} (R2)", f"> {rivals:.3f}, the best of smoothed counts"
+        spread, ok = round(statistics.stdev(values), 3), not judged or mean > rivals
         rows.append(
-            {
-                "claim": f"position decoded, contrastive, {name} (R2)",
-                "source": f"{source}, {SEEDS} seeds",
-                "bound": f"> {rivals:.3f}, the best of smoothed counts" if judged else "beside it",
-                "measured": round(mean, 3),
-                "spread": round(statistics.stdev(values), 3),
-                "ok": not judged or mean > rivals,
-            }
+            row(claim, f"{source}, {SEEDS} seeds", bound if judged else "beside it", round(mean, 3), spread, ok)
         )
-    return rows + [
-        {
-            "claim": f"position decoded, counts smoothed by {width:g} s, {name} (R2)",
-            "source": source,
-            "bound": "beside it",
-            "measured": round(value, 3),
-            "spread": None,
-            "ok": True,
-        }
-        for width, found in counts.items()
-        for name, value in found.items()
-    ]
+    for width, found in counts.items():
+        for name, value in found.items():
+            claim = f"position decoded, counts smoothed by {width:g} s, {name} (R2)"
+            rows.append(row(claim, source, "beside it", round(value, 3), None, True))
+    return rows
 
 
 def of_counts(experiment: Any, data: Recording, smoothing_s: float) -> Evaluation:
