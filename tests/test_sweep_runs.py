@@ -87,5 +87,10 @@ def test_the_page_shows_the_table_the_embeddings_and_the_matrix(outcomes, tmp_pa
     assert "shifted against the activity" in text
     assert "aligned on heading" in text
     assert "Not shown" not in text
+    assert "Shifted labels are the control" in text
+    assert "Goodness of fit" not in text
     assert set(re.findall(r"https?://[^/\s\"]+", text)) <= {"http://www.w3.org"}  # the page needs nothing but itself
+    plain = write_sweep_report(tmp_path, outcomes[:2])
+    assert plain is not None
+    assert "Shifted labels" not in plain.read_text()
     assert write_sweep_report(tmp_path, outcomes[:1]) is None

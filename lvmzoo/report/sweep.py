@@ -42,7 +42,7 @@ def write_sweep_report(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> P
         return None
     shown = shown[:_MOST_SETTINGS]
     sections = [
-        Section("table", "Table").draw(lambda: _table(outcomes)),
+        Section("table", "Table").draw(lambda: _table(outcomes, rows, any(run.shifted for run in runs.values()))),
         Section("embeddings", "Latents side by side").draw(lambda: _embeddings(shown)),
         Section("consistency", "Consistency").draw(lambda: _matrix(shown)),
     ]
@@ -58,16 +58,19 @@ def write_sweep_report(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> P
     return path
 
 
-def _table(outcomes: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+def _table(outcomes: Sequence[Mapping[str, Any]], rows: Sequence[Row], shifted: bool) -> Iterator[Table]:
     header, lines = body(outcomes)
-    yield Table(
-        "Scores of test data, the best setting first",
-        header,
-        lines,
-        "Several seeds are one row: the mean, and the standard deviation over seeds. Goodness of fit of positives in "
-        "time and by label answers different questions; compare within a column. Shifted labels are the control: what "
-        "they reach is chance.",
-    )
+    notes = {
+        "Several seeds are one row: the mean, and the standard deviation over seeds.": any(
+            len(row.jobs) > 1 for row in rows
+        ),
+        "Goodness of fit of positives in time and by label answers different questions; compare within a column.": any(
+            "goodness_of_fit" in heading for heading in header
+        ),
+        "Shifted labels are the control: what they reach is chance.": shifted,
+    }
+    note = " ".join(text for text, told in notes.items() if told)
+    yield Table("Scores of test data, the best setting first", header, lines, note)
 
 
 def _name(row: Row) -> str:
