@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lvmzoo.claims.delayed_communication import shared_strength
 from lvmzoo.claims.delayed_study import Study, around
-from lvmzoo.claims.nulls import holm
+from lvmzoo.claims.nulls import band, holm
 from lvmzoo.claims.support import LEVEL
 from lvmzoo.findings import Claim, Profile, Question
 
@@ -115,7 +115,7 @@ def lag_profiles(study: Study, delays: dict[tuple[int, int, int], Claim]) -> lis
                 ).square()
             )
             value = torch.exp(-0.5 * ((lags - D) / tau).square())
-            low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+            low, high = band(drawn)
             profiles.append(
                 Profile(
                     "lag",

@@ -16,7 +16,7 @@ from lvmzoo.batch import Batch, Observation
 from lvmzoo.claims.delayed_claims import Draws, fisher_draws, resampled, test_delays
 from lvmzoo.claims.delayed_communication import Predictions, cross_validated
 from lvmzoo.claims.delayed_exchange import Exchange, exchange, exchangeable, orders
-from lvmzoo.claims.nulls import log_exchanges
+from lvmzoo.claims.nulls import interval, log_exchanges
 from lvmzoo.claims.support import too_few
 from lvmzoo.findings import Progress
 from lvmzoo.inference.delayed_dimension import fold_of_trials
@@ -172,13 +172,6 @@ def _flat(activity: Float[Tensor, "trial bin unit"], batch: Batch) -> Bool[Tenso
 
 
 def around(value: float, samples: Sequence[float] | Float[Tensor, " draw"]) -> tuple[float, float]:
-    """Return the 95 % interval of the samples, widened to hold the value where they lie to one side of it.
-
-    The k-th of n samples is the quantile at k / (n + 1), so that one more would lie in the interval that often. Fewer
-    than 39 samples cannot say so much: the interval is all they span.
-    """
-    draws = torch.as_tensor(samples, dtype=torch.float64).cpu()
-    spread = max(len(draws) - 1, 1)
-    levels = ((torch.tensor([0.025, 0.975], dtype=torch.float64) * (len(draws) + 1) - 1) / spread).clamp(0, 1)
-    low, high = torch.quantile(draws, levels).tolist()
+    """Return the 95 % interval of the samples, widened to hold the value where they lie to one side of it."""
+    low, high = interval(samples)
     return min(value, low), max(value, high)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lvmzoo.claims.lag_draws import LagDraws
 from lvmzoo.claims.lag_profile import Said, Verdict, around, dimensions, verdict
-from lvmzoo.claims.nulls import interval, null_summary
+from lvmzoo.claims.nulls import band, interval, null_summary
 from lvmzoo.claims.support import LEVEL, too_few
 from lvmzoo.findings import Claim, Findings, Profile, Question
 from lvmzoo.sentences import amount
@@ -141,8 +141,8 @@ class LagClaims:
     def _by_lag(self, found: Verdict, place: int, pair: tuple[str, str]) -> Profile:
         observed = self.draws.observed[place, :, 0]
         resampled = self.draws.resampled[:, place, :, 0]
-        band = [interval(around(column, float(value))) for column, value in zip(resampled.mT, observed, strict=True)]
-        low, high = (np.array(edge) for edge in zip(*band, strict=True))
+        columns = [around(column, float(value)) for column, value in zip(resampled.mT, observed, strict=True)]
+        low, high = (edge.numpy() for edge in band(torch.stack(columns, 1)))
         null = found.excess.center[place, :, 0] + null_summary(found.height.null[:, place])[1]
         marks = {"peak": float(found.delay.value[place]) * self.bin_ms} if self._evidence(found.delay, place) else {}
         return Profile(

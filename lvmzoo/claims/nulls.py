@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 __all__ = [
+    "band",
     "bootstrap",
     "cells",
     "drift_basis",
@@ -95,8 +96,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def null_summary(null: Sequence[float] | Float[Tensor, " draw"]) -> tuple[float, float]:
     """Return the median and the 95th percentile of what chance gives; NaN without a draw."""
-    low, high = _quantiles(null, (0.5, 0.95))
-    return low, high
+    return _quantiles(null, (0.5, 0.95))
 
 
 def bootstrap(trials: int, generator: torch.Generator) -> Int[Tensor, " trial"]:
@@ -105,8 +105,20 @@ def bootstrap(trials: int, generator: torch.Generator) -> Int[Tensor, " trial"]:
 
 
 def interval(samples: Sequence[float] | Float[Tensor, " resample"]) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of a statistic over resamples, leaving out NaN; NaN without a resample."""
-    low, high = _quantiles(samples, (0.025, 0.975))
+    """Return the 95 % interval of a statistic over resamples, leaving out NaN; NaN without a resample.
+
+    The k-th of n resamples is the quantile at k / (n + 1), so that one more would lie in the interval that often. Fewer
+    than 39 cannot say so much: the interval is all they span.
+    """
+    draws = torch.as_tensor(samples, dtype=torch.float64)
+    count = int((~draws.isnan()).sum())
+    low, high = (min(max((level * (count + 1) - 1) / max(count - 1, 1), 0.0), 1.0) for level in (0.025, 0.975))
+    return _quantiles(draws, (low, high))
+
+
+def band(samples: Float[Tensor, "resample place"]) -> tuple[Float[Tensor, " place"], Float[Tensor, " place"]]:
+    """Return both ends of the 95 % interval at each place of a curve; see :func:`interval`."""
+    low, high = torch.tensor([interval(column) for column in samples.mT], dtype=torch.float64).mT
     return low, high
 
 

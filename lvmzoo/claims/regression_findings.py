@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lvmzoo.batch import Batch
-from lvmzoo.claims.nulls import interval
+from lvmzoo.claims.nulls import band, interval
 from lvmzoo.claims.regression_dimensions import Control, Dimensions, dimensions, outwards, subspace_of
 from lvmzoo.claims.regression_lag_claims import lag_claims
 from lvmzoo.claims.regression_recording import RegionRecording
@@ -139,8 +139,8 @@ def _profiles(source: str, target: str, made: Dimensions, beside: Dimensions | N
             for values in (other.explained, other.explained - other.error, other.explained + other.error)
         )
     elif made.control is not None:
-        bounds = torch.quantile(made.control.within, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-        control, low, high = (_padded(values, ranks) for values in (made.control.within.mean(0), *bounds))
+        within = made.control.within
+        control, low, high = (_padded(values, ranks) for values in (within.mean(0), *band(within)))
     found = [
         Profile(
             "rank",
@@ -180,9 +180,8 @@ def _profiles(source: str, target: str, made: Dimensions, beside: Dimensions | N
 
 def _matched(source: str, target: str, control: Control) -> Profile:
     """Return what as many units of the target as the control has are predicted by, beside the control."""
-    levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    value, (low, high) = control.between.mean(0), torch.quantile(control.between, levels, dim=0)
-    within, (within_low, within_high) = control.within.mean(0), torch.quantile(control.within, levels, dim=0)
+    value, (low, high) = control.between.mean(0), band(control.between)
+    within, (within_low, within_high) = control.within.mean(0), band(control.within)
     return Profile(
         "rank",
         source,

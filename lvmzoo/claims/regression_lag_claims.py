@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from lvmzoo.claims.nulls import holm, interval
+from lvmzoo.claims.nulls import band, holm, interval
 from lvmzoo.claims.regression_lags import Lags, Pair, measured_lags
 from lvmzoo.claims.regression_recording import RegionRecording
 from lvmzoo.claims.support import LEVEL, WIDER, Questions, claimed, corrected, judged
@@ -137,9 +137,7 @@ def _profile(pair: Pair, profile: torch.Tensor, most: int, step_ms: float, delay
     low = high = null = None
     if pair.profiles:
         draws = torch.stack(pair.profiles)
-        around = draws - draws.median(0).values + profile
-        bounds = torch.quantile(around, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-        low, high = bounds[0].numpy(), bounds[1].numpy()
+        low, high = (edge.numpy() for edge in band(draws - draws.median(0).values + profile))
     if pair.shared.summary is not None:
         null = np.full(len(profile), pair.shared.summary[1])
     return Profile(
