@@ -30,8 +30,16 @@ class Pair:
     shared: Measured  # the highest 1 - NSE over lags
     delay: Measured  # bins
     profile: torch.Tensor | None = None
+    chance: list[torch.Tensor] = field(default_factory=list)  # profiles of the null
     profiles: list[torch.Tensor] = field(default_factory=list)  # of resamples
     why: str = ""  # why nothing can be told
+
+    def peak(self, profile: torch.Tensor) -> float:
+        """Return the lag, in bins, at which the regions predict each other most beyond chance.
+
+        What conditions share is in the null, too: its lag is not that of communication.
+        """
+        return peak(profile - torch.stack(self.chance).mean(0) if self.chance else profile)
 
 
 @dataclass
@@ -142,11 +150,15 @@ def _measured(
         for pair in pairs:
             if pair.source == name:
                 profile = lag_profile(chance, windows.columns, pair.source, pair.target, most)
+                pair.chance.append(profile)
                 pair.shared.null.append(float(profile.max()))
         for arrow in arrows:
             if arrow.source == name or not several:
                 without = arrow.without if several else None
                 arrow.added.null.append(_added(chance, windows, arrow, most, without))
+    for pair in pairs:
+        if pair.profile is not None:
+            pair.delay.value = pair.peak(pair.profile)
     for number in range(again):
         progress("resamples of trials", 0.7 + 0.3 * number / again)
         sample = windows.resampled(bootstrap(recording.trials, generator), recording.trials)
@@ -156,7 +168,7 @@ def _measured(
             profile = lag_profile(sample, windows.columns, pair.source, pair.target, most)
             pair.profiles.append(profile)
             pair.shared.resamples.append(float(profile.max()))
-            pair.delay.resamples.append(peak(profile))
+            pair.delay.resamples.append(pair.peak(profile))
         for arrow in arrows:
             arrow.added.resamples.append(_added(sample, windows, arrow, most))
     return Lags(pairs, arrows, most)
@@ -164,7 +176,7 @@ def _measured(
 
 def _pair(scatter: Scatter, windows: Windows, source: str, target: str, most: int) -> Pair:
     profile = lag_profile(scatter, windows.columns, source, target, most)
-    return Pair(source, target, Measured(float(profile.max())), Measured(peak(profile)), profile)
+    return Pair(source, target, Measured(float(profile.max())), Measured(math.nan), profile)
 
 
 def _arrow(scatter: Scatter, windows: Windows, regions: tuple[str, ...], source: str, target: str, most: int) -> Arrow:

@@ -1,6 +1,6 @@
 """True latents behind planted labels: a contrastive embedding, t-SNE, UMAP, a plain VAE and principal components.
 
-Simulated counts of 100 units, 2000 bins without an order in time; labels are continuous, discrete or mixed. What is
+Simulated counts of 100 units, 5000 bins without an order in time; labels are continuous, discrete or mixed. What is
 reported is the R2 of an affine map from the embedding to the two true latents, fitted on the first 80 % of the bins and
 scored on the last 15 %; the bins between are for early stopping. t-SNE and UMAP see square-rooted counts of all
 bins, those of the test included: t-SNE has no other way, and it is to their advantage. All have two dimensions; of the
@@ -25,7 +25,7 @@ from lvmzoo.simulate.manifolds import LABELS, manifolds
 from lvmzoo.store import compose
 from lvmzoo.train import train
 
-SEEDS, BINS = 5, 2000
+SEEDS, BINS = 5, 5000
 PARTS = ("train", "validation", "test")
 COMMON = [
     "model=contrastive",
