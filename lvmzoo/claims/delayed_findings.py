@@ -13,7 +13,7 @@ from torch import Tensor
 from lvmzoo.batch import Batch
 from lvmzoo.claims.delayed_directions import delay_claims, direction_claims, lag_profiles
 from lvmzoo.claims.delayed_study import Settings, Study, around
-from lvmzoo.claims.nulls import bootstrap, null_summary
+from lvmzoo.claims.nulls import bootstrap, interval, null_summary, outwards
 from lvmzoo.claims.support import Measured, corrected, judged
 from lvmzoo.findings import Claim, Findings, Profile, Progress, Question
 from lvmzoo.inference.delayed_processes import DelayedProcesses
@@ -118,8 +118,9 @@ def _dimensions(
             if chosen == many:
                 note += "; as many as were fitted: there may be more"
             samples = [float(_fewest(_explained(study, pair, _rows(study)))) for _ in range(study.settings.resamples)]
+            spread = outwards(interval(samples), float(chosen)) if samples else None
             note += "; interval: resampled trials, predicted by the same fits"
-            claim = replace(claim, value=float(chosen), interval=around(float(chosen), samples), note=note)
+            claim = replace(claim, value=float(chosen), interval=spread, note=note)
         elif shared is None:
             why = study.unknown or "no interval to judge communication by: model.resamples is 0"
             claim = replace(claim, note=why)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.claims.influence_measures import Influence
-from lvmzoo.claims.nulls import interval, null_summary
+from lvmzoo.claims.nulls import interval, null_summary, outwards
 from lvmzoo.claims.support import LEVEL, Measured, largest_of_all
 from lvmzoo.findings import DIRECTLY, Claim, Question
 from lvmzoo.inference.regional_structure import Structure
@@ -136,7 +136,7 @@ class Study:
         low = high = lag
         if self.boot is not None:
             found = interval(torch.from_numpy(self.lags)[self.by_lag(self.boot, one, other).argmax(-1)])
-            low, high = min(lag, float(math.floor(found[0]))), max(lag, float(math.ceil(found[1])))
+            low, high = outwards(found, lag)
         evidence = self._evidence(p)
         note = "the lag at which one region tells most of the other, in whole bins; p of that direction"
         if evidence:
@@ -170,8 +170,7 @@ class Study:
             if self.boot is not None:
                 moved = self.boot.correlations[:, i, j] - self.boot.correlations[:, i, j].median(0).values
                 counts = (self.observed.correlations[0, i, j] + moved > limit).sum(-1).clamp(max=most)
-                low, high = interval(counts.double())
-                spread = (min(value, float(math.floor(low))), max(value, float(math.ceil(high))))
+                spread = outwards(interval(counts.double()), value)
         return Claim(
             Question.DIMENSIONS,
             source,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lvmzoo.claims.lag_draws import LagDraws
 from lvmzoo.claims.lag_profile import Said, Verdict, around, dimensions, verdict
-from lvmzoo.claims.nulls import band, interval, null_summary
+from lvmzoo.claims.nulls import band, interval, null_summary, outwards
 from lvmzoo.claims.support import LEVEL, too_few
 from lvmzoo.findings import Claim, Findings, Profile, Question
 from lvmzoo.sentences import amount
@@ -100,9 +100,7 @@ class LagClaims:
 
     def _delay(self, found: Verdict, place: int, pair: tuple[str, str]) -> Claim:
         value = float(found.delay.value[place]) * self.bin_ms
-        evidence = self._evidence(found.delay, place)
-        low, high = interval(found.delay.resampled[:, place] * self.bin_ms)
-        low, high = low - BETWEEN_BINS * self.bin_ms, high + BETWEEN_BINS * self.bin_ms
+        evidence, bounds = self._evidence_of_delay(found, place), self._delay_interval(found, place)
         peak = "peak, between bins, of the correlation of one canonical pair"
         note = f"{peak}; one side of lag zero against the other, {self._against()}"
         if evidence is not None and found.height.p[place] > LEVEL:
@@ -117,7 +115,7 @@ class LagClaims:
             value=value,
             statistic="lag of the peak",
             unit="ms",
-            interval=None if math.isnan(low) else (min(low, value), max(high, value)),
+            interval=bounds,
             p=self._p(found.delay, place),
             evidence=evidence,
             note=self._note(note),
@@ -126,14 +124,15 @@ class LagClaims:
     def _dimensions(
         self, found: Verdict, place: int, pair: tuple[str, str], count: int, counts: Sequence[int]
     ) -> Claim:
-        edges = interval([float(number) for number in counts])
         known = not too_few(len(found.height.null))
         return Claim(
             Question.DIMENSIONS,
             *pair,
             value=float(count) if known else math.nan,
             statistic="canonical pairs",
-            interval=(min(edges[0], float(count)), max(edges[1], float(count))) if known and counts else None,
+            interval=outwards(interval([float(number) for number in counts]), float(count))
+            if known and counts
+            else None,
             evidence=None if self.unknown else count > 0,
             note=self._note(f"pairs that survive {self.null} step by step, at the peak"),
         )
@@ -144,7 +143,7 @@ class LagClaims:
         columns = [around(column, float(value)) for column, value in zip(resampled.mT, observed, strict=True)]
         low, high = (edge.numpy() for edge in band(torch.stack(columns, 1)))
         null = found.excess.center[place, :, 0] + null_summary(found.height.null[:, place])[1]
-        marks = {"peak": float(found.delay.value[place]) * self.bin_ms} if self._evidence(found.delay, place) else {}
+        marks = {"peak": float(found.delay.value[place]) * self.bin_ms} if self._evidence_of_delay(found, place) else {}
         return Profile(
             "lag",
             *pair,
@@ -210,6 +209,21 @@ class LagClaims:
     def _evidence(self, said: Said, place: int) -> bool | None:
         p = self._p(said, place)
         return None if p is None or self.unknown or not len(self.draws.resampled) else p <= LEVEL
+
+    def _delay_interval(self, found: Verdict, place: int) -> tuple[float, float] | None:
+        value = float(found.delay.value[place]) * self.bin_ms
+        low, high = interval(found.delay.resampled[:, place] * self.bin_ms)
+        beside = BETWEEN_BINS * self.bin_ms
+        return None if math.isnan(low) else (min(low - beside, value), max(high + beside, value))
+
+    def _evidence_of_delay(self, found: Verdict, place: int) -> bool | None:
+        """Return whether the peak is on the side that survives, and not at lag zero.
+
+        Regions may share most without a delay, and something else beside it with one: a side then survives, but the
+        peak is not on it.
+        """
+        evidence, bounds = self._evidence(found.delay, place), self._delay_interval(found, place)
+        return evidence if not evidence or bounds is None else not bounds[0] <= 0 <= bounds[1]
 
     def _interval(self, samples: Tensor, value: float) -> tuple[float, float] | None:
         low, high = interval(around(samples, value))

@@ -29,6 +29,7 @@ __all__ = [
     "levels_of",
     "log_exchanges",
     "null_summary",
+    "outwards",
     "p_value",
     "permutations",
     "without_drift",
@@ -120,6 +121,11 @@ def band(samples: Float[Tensor, "resample place"]) -> tuple[Float[Tensor, " plac
     """Return both ends of the 95 % interval at each place of a curve; see :func:`interval`."""
     low, high = torch.tensor([interval(column) for column in samples.mT], dtype=torch.float64).mT
     return low, high
+
+
+def outwards(bounds: tuple[float, float], value: float) -> tuple[float, float]:
+    """Return whole numbers beyond the bounds, and beyond the value."""
+    return min(float(math.floor(bounds[0])), value), max(float(math.ceil(bounds[1])), value)
 
 
 def drift_basis(position: Float[Tensor, " place"], terms: int) -> Float[Tensor, "place term"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,14 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lvmzoo.claims.nulls import bootstrap, interval
+from lvmzoo.claims.nulls import bootstrap, interval, outwards
 from lvmzoo.claims.regression_recording import RegionRecording, Windows
 from lvmzoo.inference.factor_regression import explained_by_factors, number_of_factors, solve_factors
 from lvmzoo.inference.reduced_rank import Centered, choose_rank, solve, spectrum_of
 from lvmzoo.inference.regression_moments import Scatter
 from lvmzoo.parts.regression_session import Route
 
-__all__ = ["Control", "Dimensions", "curve_of", "dimensions", "outwards", "subspace_of", "within_region"]
+__all__ = ["Control", "Dimensions", "curve_of", "dimensions", "subspace_of", "within_region"]
 
 SPLITS = 25  # random halves of the source
 
@@ -159,8 +158,3 @@ def _factor_route(route: Route) -> Route:
 
 def _with_zero(lags: Sequence[int]) -> tuple[int, ...]:
     return tuple(lags) if 0 in lags else (0, *lags)
-
-
-def outwards(bounds: tuple[float, float], value: float) -> tuple[float, float]:
-    """Return whole numbers beyond the bounds, and beyond the value."""
-    return min(float(math.floor(bounds[0])), value), max(float(math.ceil(bounds[1])), value)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lvmzoo.batch import Batch
-from lvmzoo.claims.nulls import band, interval
-from lvmzoo.claims.regression_dimensions import Control, Dimensions, dimensions, outwards, subspace_of
+from lvmzoo.claims.nulls import band, interval, outwards
+from lvmzoo.claims.regression_dimensions import Control, Dimensions, dimensions, subspace_of
 from lvmzoo.claims.regression_lag_claims import lag_claims
 from lvmzoo.claims.regression_recording import RegionRecording
 from lvmzoo.claims.regression_sources import source_claims

@@ -114,7 +114,8 @@ def _delay_claim(
     if pair.delay.resamples:
         low, high = interval([delay * step_ms for delay in pair.delay.resamples])
         bounds = min(low, value), max(high, value)
-    note = recording.note("of more than half a bin" + (f", Holm over {pairs} pairs" if pairs > 1 else ""))
+    note = "where regions predict each other most beyond the mean of the null; "
+    note += recording.note("of more than half a bin" + (f", Holm over {pairs} pairs" if pairs > 1 else ""))
     least = 1 / (1 + questions.resamples)
     few = "too few resamples to tell: set model.resamples=19 or more" if least > LEVEL else ""
     if abs(pair.delay.value) >= most:
