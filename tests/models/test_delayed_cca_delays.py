@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from lvmzoo.batch import Batch
+from lvmzoo.claims.lag_draws import LagDraws
+from lvmzoo.claims.lag_profile import dimensions, verdict
+from lvmzoo.claims.nulls import p_value
+from lvmzoo.claims.support import LEVEL
 from lvmzoo.findings import Claim, Question
 from lvmzoo.models.multi_region.delayed_cca import DelayedCCA, DelayedCCAConfig
 from lvmzoo.simulate.spikes import smooth_noise
@@ -62,3 +67,33 @@ def test_delays_between_bins_are_not_biased_and_covered(kind: str, delay_ms: int
     print(kind, delay_ms, f"bias {errors.mean():.2f}, spread {errors.std():.2f} ms, covered {np.mean(covered):.2f}")
     assert abs(errors.mean()) < 3
     assert np.mean(covered) >= 0.9
+
+
+def test_most_at_once_and_a_little_later_is_a_direction_without_a_delay() -> None:
+    random = np.random.default_rng(0)
+    at_once, later = random.normal(size=(2, 80, 44, 1))
+    parts = [np.concatenate([at_once[:, 4:], 0.5 * late], 2) for late in (later[:, 4:], later[:, :-4])]
+    batch = regions_world.observe(random, parts, (8, 8), None, counts=False, ragged=False)
+    config = DelayedCCAConfig(max_lag_bins=6, shrinkage=[0.1], permutations=39, resamples=30, time_points=0)
+    model = DelayedCCA(config, [batch.layout])
+    model.prepare([batch])
+    claims = {(claim.question, claim.source): claim for claim in model.findings(batch, 0).claims}
+    assert claims[Question.DIRECTION, "A"].evidence
+    delay = claims[Question.DELAY, "A"]
+    assert delay.evidence is False
+    assert delay.interval is not None
+    assert delay.interval[0] <= 0 <= delay.interval[1]
+
+
+@pytest.mark.parametrize(("draws", "reached"), [(19, 0), (39, 1), (200, 9)])
+def test_as_many_draws_reach_the_threshold_of_a_pair_as_a_p_value_lets_them(draws: int, reached: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    null = torch.rand(draws, 1, 1, 4, generator=generator, dtype=torch.float64)
+    observed = torch.tensor([[[5.0, 4.0, 0.5, 0.1]]], dtype=torch.float64)
+    nothing = torch.zeros(0, 1, 1, 4, dtype=torch.float64)
+    none = torch.zeros(1, dtype=torch.float64)
+    found = verdict(LagDraws(observed, null, nothing, torch.zeros(1, 1), none, none[None]))
+    _, thresholds, _ = dimensions(found, 0)
+    left = (found.excess.null[:, 0, 0, :3]).amax(-1)
+    assert int((left > thresholds[1]).sum()) == reached
+    assert p_value(float(thresholds[1]) + 1e-9, left) <= LEVEL < p_value(float(thresholds[1]), left)

@@ -186,3 +186,22 @@ def test_the_control_is_as_large_as_what_it_stands_beside() -> None:
     for drawn, expected in ((control.within, one), (control.between, other)):
         explained = fit(expected, **FEW).of().explained[:, 0].mean(0)
         np.testing.assert_allclose(drawn[0].numpy(), explained.numpy(), atol=1e-10)
+
+
+def test_a_course_that_every_trial_repeats_has_no_delay() -> None:
+    """B repeats the course of A three bins later in every trial; what differs between trials comes at once."""
+    random = np.random.default_rng(0)
+    course = np.convolve(random.normal(size=50), np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2), "same")
+    latents = random.normal(size=(60, 30, 2))
+    for t in range(1, 30):
+        latents[:, t] = 0.6 * latents[:, t - 1] + 0.8 * latents[:, t]
+    regions = {
+        name: 1.5 * course[start : start + 30, None] * random.normal(size=6)
+        + latents @ random.normal(size=(2, 6))
+        + random.normal(size=(60, 30, 6))
+        for name, start in (("A", 10), ("B", 7))
+    }
+    batch = batch_of(regions)
+    (delay,) = claims(fit(batch, **{**FEW, "history": 4}).findings(batch, 0), "delay", "A", "B")
+    assert delay.evidence is False
+    assert delay.value == pytest.approx(0, abs=5)
