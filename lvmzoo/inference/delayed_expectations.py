@@ -1,13 +1,10 @@
 """Processes with delays seen through linear readouts: likelihood, posterior, and the sums that a fit needs.
 
-Trials of any length; units, bins and single samples that were not observed are handled exactly. The derivative of the
-log-likelihood by what shapes a process is that by its features: E [pull w'], where the pull is what the activity wants
-of the process and w its weights.
+Trials of any length; units, bins and single samples that were not observed are handled exactly.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -16,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from lvmzoo.inference.delayed_posterior import Posterior, Solution, residuals
+from lvmzoo.inference.delayed_posterior import Posterior, residuals
 from lvmzoo.inference.delayed_processes import DelayedProcesses, Features
+from lvmzoo.inference.delayed_slopes import Slopes
 from lvmzoo.inference.gaussian_process_posterior import groups
 
 __all__ = [
@@ -93,19 +91,19 @@ def expectations(
     ----------
     model, activity, valid, observed : of one session.
     information : whether to compute the Fisher information.
-    rough : trials of similar length share features and what complete ones tell a bin: will do for steps of a search.
+    rough : trials of similar length share features, and complete ones what a bin tells: will do for steps of a search.
     """
     total = zero_sums(model)
     total.bins.add_(valid.sum())
     # Exact sums must not depend on which trials come together: their features are those of their own length.
     features: Callable[[int], Features] = _ByLength(model) if rough else partial(Features, model)
-    known: dict[Features, Tensor] = {}  # Fisher information of complete trials as long as these features are for
+    known: Tensor | None = None  # Fisher information of a bin of the longest complete trials
     for pattern in groups(valid, observed):
         posterior = Posterior(model, pattern, features(pattern.bins))
         trials = len(pattern.lengths)
         total.log_likelihood.add_(trials * posterior.constant())
         inverse = posterior.inverse()
-        slopes = _Slopes(posterior)
+        slopes = Slopes(posterior)
         moment = torch.zeros_like(total.readout[0]).expand(len(model.regions), -1, -1).clone()
         covariances = None if posterior.complete else posterior.covariances(inverse)
         for _, block in residuals(model, activity, pattern):
@@ -130,73 +128,11 @@ def expectations(
                 total.readout[units] += moment[region] * posterior.shown[units, None, None]
         total.slope.add_(slopes.total(inverse, trials))
         if information:
-            like = posterior.features.longest
-            share = pattern.bins / like.bins
-            if not rough or not posterior.complete or like not in known:
-                known = {like: slopes.information(inverse) / share}
-            total.information.add_(known[like], alpha=trials * share)
+            if not rough or not posterior.complete or known is None:
+                known = slopes.information(inverse) / pattern.bins
+            total.information.add_(known, alpha=trials * pattern.bins)
     total.log_likelihood.sub_(0.5 * (total.squares / model.noise).sum())
     return total
-
-
-class _Slopes:
-    """Derivatives of the log-likelihood of trials that share a posterior, by their processes' shapes."""
-
-    def __init__(self, posterior: Posterior) -> None:
-        self._posterior, self._features = posterior, posterior.features
-        self._products: dict[tuple[int, int], Tensor] = {}  # (region, column): sum over trials of pull w'
-
-    def add(self, solution: Solution) -> None:
-        for latent, own in enumerate(self._features.slices):
-            weights = solution.weights[own].T
-            for _, region, column in self._features.rows(latent):
-                product = solution.pull[:, :, region, column].T @ weights
-                before = self._products.get((region, column))
-                self._products[region, column] = product if before is None else before + product
-
-    def total(self, inverse: Tensor, trials: int) -> Float[Tensor, " shape"]:
-        found = []
-        for latent, own in enumerate(self._features.slices):
-            for _, region, column in self._features.rows(latent):
-                place = self._features.seen[region].place
-                expected = self._posterior.loaded(region, column) @ inverse[place, own]
-                self._products[region, column] -= trials * expected
-        for slope in self._features.slopes:
-            columns = {region: column for _, region, column in self._features.rows(slope.latent)}
-            parts = [(values * self._products[region, columns[region]]).sum() for region, values in slope.values]
-            found.append(sum(parts, inverse.new_zeros(())))
-        return torch.stack(found)
-
-    def information(self, inverse: Tensor) -> Float[Tensor, "shape shape"]:
-        r"""Return the Fisher information of one trial: 1/2 tr(A dK_a A dK_b), in terms of features V and dV."""
-        slopes, features = self._features.slopes, self._features
-        loaded, solved, columns = [], [], []
-        for slope in slopes:
-            own = {region: column for _, region, column in features.rows(slope.latent)}
-            width = slope.values[0][1].shape[1]
-            K = inverse.new_zeros(features.count, width)
-            for region, values in slope.values:
-                K[features.seen[region].place] += self._posterior.loaded(region, own[region]).T @ values
-            loaded.append(K)
-            solved.append(inverse @ K)
-            columns.append(own)
-        learned = torch.eye(features.count).to(inverse) - inverse
-        products = torch.cat(loaded, 1).T @ torch.cat(solved, 1)
-        edges = [0, *itertools.accumulate(one.shape[1] for one in loaded)]
-        spans = [slice(first, last) for first, last in itertools.pairwise(edges)]
-        found = inverse.new_zeros(len(slopes), len(slopes))
-        for a, one in enumerate(slopes):
-            for b, other in enumerate(slopes[: a + 1]):
-                i, k = features.slices[one.latent], features.slices[other.latent]
-                value = (solved[a][k] * solved[b][i].T).sum() - (products[spans[a], spans[b]] * learned[i, k]).sum()
-                theirs = dict(other.values)
-                for region, values in one.values:
-                    if region in theirs:
-                        J = self._posterior.information[..., region, columns[a][region], columns[b][region]]
-                        Q = values.T @ (theirs[region] * (J if J.ndim == 0 else J[:, None]))
-                        value = value + (Q * learned[i, k]).sum()
-                found[a, b] = found[b, a] = value
-        return found
 
 
 def log_likelihood(

@@ -82,8 +82,13 @@ class DelayedFitting(nn.Module):
 
     @property
     def searching(self) -> bool:
-        """Whether EM is over: the search needs no Fisher information."""
+        """Whether EM is over."""
         return bool(self.counts[3])
+
+    @property
+    def scoring(self) -> bool:
+        """Whether the Fisher information is needed: for steps of EM, and the scales of a first search."""
+        return not self.searching and not (self._again and int(self.counts[4]) == 0)
 
     @property
     def settled(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from lvmzoo.inference.delayed_arrow import Arrow
 from lvmzoo.inference.delayed_processes import DelayedProcesses, Features
 from lvmzoo.inference.patterns import Pattern
 
@@ -74,16 +75,19 @@ class Posterior:
         repeats = self.bins if self.complete else 1
         self.log_determinant = torch.logdet(loaded).sum() * repeats
         self.grams: list[Tensor] = []
-        precision = torch.eye(features.count).to(C)
+        hub, borders, arms = torch.eye(features.shared).to(C), [], []
         for region, seen in enumerate(features.seen):
             if self.complete:
                 self.grams.append(seen.values.T @ seen.values)
-                seen.add(precision, self.grams[region] * self.information[region][seen.owner][:, seen.owner])
-                continue
-            product = torch.cat([seen.values[:, own].T @ self.loaded(region, c) for c, own in enumerate(seen.slices)])
-            seen.add(precision, product)
-        self.root = torch.linalg.cholesky(precision)
-        self.log_determinant = self.log_determinant + 2 * self.root.diagonal().log().sum()
+                part = self.grams[region] * self.information[region][seen.owner][:, seen.owner]
+            else:
+                part = torch.cat([seen.values[:, own].T @ self.loaded(region, c) for c, own in enumerate(seen.slices)])
+            hub += part[: len(hub), : len(hub)]
+            borders.append(part[len(hub) :, : len(hub)])
+            arm = part[len(hub) :, len(hub) :]
+            arms.append(arm + torch.eye(len(arm)).to(arm))
+        self.precision = Arrow(hub, borders, arms)  # of the weights of the features
+        self.log_determinant = self.log_determinant + self.precision.log_determinant
 
     def constant(self) -> Float[Tensor, ""]:
         """Return the terms of a trial's log-likelihood that the activity does not enter."""
@@ -110,9 +114,9 @@ class Posterior:
             of_columns = given[:, :, region].permute(2, 1, 0)
             own = [seen.values[:, s].T @ of_columns[c] for c, s in enumerate(seen.slices)]
             projected[seen.place] += torch.cat(own)
-        half = torch.linalg.solve_triangular(self.root, projected, upper=False)
+        half = self.precision.half(projected)
         quadratic += half.square().sum(0)
-        w = torch.linalg.solve_triangular(self.root.T, half, upper=True)
+        w = self.precision.rest(half)
         s = torch.stack(
             [
                 torch.stack([seen.values[:, s] @ w[seen.place[s]] for s in seen.slices], -1)
@@ -124,7 +128,7 @@ class Posterior:
 
     def inverse(self) -> Float[Tensor, "feature feature"]:
         """Return the posterior covariance of the weights."""
-        return torch.cholesky_inverse(self.root)
+        return self.precision.inverse()
 
     def covariance_sums(self, inverse: Float[Tensor, "feature feature"]) -> Float[Tensor, "region column column"]:
         """Return the sum over the bins of a complete trial of the posterior covariance within each region."""
@@ -161,7 +165,7 @@ class Posterior:
                 if other == region:
                     white[:, i, k] = self.white[..., region, column, its]
         stacked = torch.stack(rows, 1)
-        half = torch.linalg.solve_triangular(self.root, stacked.flatten(0, 1).T, upper=False)
+        half = self.precision.half(stacked.flatten(0, 1).T)
         half = half.T.unflatten(0, (self.bins, -1))
         return half @ half.mT + white
 

@@ -70,12 +70,6 @@ class Seen(NamedTuple):
         """Return the part of a matrix of all features that is about these."""
         return torch.cat([torch.cat([matrix[row, column] for column, _ in self.blocks], 1) for row, _ in self.blocks])
 
-    def add(self, matrix: Float[Tensor, "feature feature"], part: Float[Tensor, "seen seen"]) -> None:
-        """Add to the part of a matrix of all features that is about these."""
-        for row, here in self.blocks:
-            for column, there in self.blocks:
-                matrix[row, column] += part[here, there]
-
 
 @dataclass(frozen=True)
 class Slope:
@@ -103,6 +97,7 @@ class Features:
             self.slices.append(slice(first, first + values.shape[2]))
             first += values.shape[2]
         self.count = first
+        self.shared = self.slices[across].start if across < len(self.slices) else first  # of processes across regions
         self.seen = [self._seen(region) for region in range(regions)]
 
     def cut(self, bins: int) -> Features:
@@ -114,11 +109,6 @@ class Features:
         shorter.__dict__.pop("slopes", None)
         shorter._longer = self
         return shorter
-
-    @property
-    def longest(self) -> Features:
-        """The features that these are the first rows of, or themselves."""
-        return self if self._longer is None else self._longer
 
     def rows(self, latent: int) -> list[tuple[int, int, int]]:
         """Return (row, region, column) of each place where a process is seen."""
@@ -141,8 +131,7 @@ class Features:
             slices.append(slice(first, first + own.shape[1]))
             first += own.shape[1]
         place, blocks = torch.cat(index), []
-        shared = slices[across].start if across < columns else first
-        for here in (slice(0, shared), slice(shared, first)):
+        for here in (slice(0, self.shared), slice(self.shared, first)):
             if here.stop > here.start:
                 start = int(place[here.start])
                 blocks.append((slice(start, start + here.stop - here.start), here))

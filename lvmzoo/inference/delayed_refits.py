@@ -64,7 +64,7 @@ def refine(
     sessions = [(slice(0, len(model.offset)), counts)]
     bins, before = float(data.valid.sum()), -math.inf
     for _ in range(passes):
-        sums = expectations(model, *data, information=not fitting.searching, rough=True)
+        sums = expectations(model, *data, information=fitting.scoring, rough=True)
         model, reached = fitting.update(model, sums, sessions)
         if fitting.settled:
             if float(reached) * bins - before < gain:
@@ -91,6 +91,6 @@ class Refits:
         fitting.again()
         sessions = [(slice(0, len(model.offset)), self._counts)]
         for _ in range(passes):
-            sums = expectations(model, *data, information=not fitting.searching, rough=True)
+            sums = expectations(model, *data, information=fitting.scoring, rough=True)
             model, _ = fitting.update(model, sums, sessions)
         return fitting.accepted(model)._replace(tolerance=TOLERANCE)

@@ -187,7 +187,7 @@ class DLAG(StatisticsModel, Reconstructs, Communicates, Connects, Samples, Score
     @torch.no_grad()
     def statistics(self, batch: Batch) -> Sums:
         """Return the expected sufficient statistics; units of other sessions hold zeros."""
-        sums = expectations(*self._given(batch), information=not self.fitting.searching)
+        sums = expectations(*self._given(batch), information=self.fitting.scoring)
         place = partial(self.units.place, batch.layout.session)
         return sums._replace(squares=place(sums.squares), activity=place(sums.activity), readout=place(sums.readout))
 
