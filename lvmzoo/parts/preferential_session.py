@@ -266,8 +266,11 @@ class PreferentialSession(nn.Module):
                 scale = (gram.diagonal() / gram[-1, -1]).sqrt()
                 start = self._logistic_start(at, width)
                 readout.copy_(logistic_step(start, sums.gradient[at], sums.curvature[at, :, at], scale))
-            else:
+            elif float(gram[-1, -1]) == float(sums.bins):
                 readout[:, :-1] = least_squares(gram[:-1, :-1], sums.cross[:-1, at])
+            else:  # where labels are missing need not be chance: states of the others may have another mean than all
+                readout.copy_(least_squares(gram, sums.cross[:, at]))
+                readout[:, -1] += self.columns.mean[self.columns.units :][at]
         return sums.log_likelihood / sums.bins.clamp(min=1)
 
     @property

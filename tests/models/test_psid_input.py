@@ -59,6 +59,17 @@ def test_angles_are_read_out_on_the_circle() -> None:
     assert np.degrees(np.median(np.abs(error))) < 10
 
 
+def test_labels_that_are_missing_where_the_activity_is_on_one_side_do_not_bend_the_readout() -> None:
+    planted = world.Planted(units=8)
+    (y, z, _), (new_y, new_z, _) = planted.draw(6000), planted.draw(6000, stream=1)
+    side = (y - y.mean(0)) @ np.linalg.pinv(planted.C).T @ planted.Cz[0]
+    batch, r2 = world.batch([new_y], [new_z]), []
+    for labels in (z, np.where(side[:, None] > 0, z, np.nan)):
+        model = world.fit(world.batch([y], [labels]), states="smoother")
+        r2.append(world.r2(new_z, model.decode(batch)["z"][0].numpy()))
+    assert r2[1] > r2[0] - 0.05
+
+
 def test_smoothing_decodes_better_than_filtering_and_that_better_than_predicting() -> None:
     y, z = data(1)
     batch = world.batch([y], [z])
