@@ -10,6 +10,7 @@ from lvmzoo.data.grid import Grid
 
 __all__ = ["autocorrelation_time_s", "mean_autocorrelation"]
 
+VARIES = 1e-15  # of a unit: variance in units of its squared mean, so that units of measure do not matter
 CELLS = 4096  # the time course is looked at in so many cells at most, in steps that then cannot matter
 
 
@@ -74,9 +75,10 @@ def mean_autocorrelation(
     pairs = np.round(np.fft.irfft(power, size)[:cells])
     total, varying = np.zeros(size // 2 + 1), 0
     for column in values.T:  # one unit at a time: copies of all would outweigh the session's counts
-        centered = (column - seen @ column / seen.sum()) * seen
+        mean = seen @ column / seen.sum()
+        centered = (column - mean) * seen
         variance = centered @ centered / seen.sum()
-        if variance > 1e-12:
+        if variance > VARIES * mean**2:
             total += np.abs(np.fft.rfft(centered, size)) ** 2 / variance
             varying += 1
     if not varying:

@@ -14,6 +14,8 @@ from lvmzoo.parts.encoders import BinConvolution, ResampledInput
 
 __all__ = ["SessionInput", "SessionInputs"]
 
+_VARIES = 1e-15  # of a unit: variance in units of its squared mean, less than which single precision does not tell
+
 
 class SessionInput(nn.Module):
     """Standardizes the held-in units of one session, and holds the layer that they enter by."""
@@ -49,8 +51,10 @@ class SessionInput(nn.Module):
             return
         mean = total / count.clamp(min=1)
         variance = squares / count.clamp(min=1) - mean.square()
-        self.mean.copy_(mean + shift.cpu())
-        self.scale.copy_(torch.where(variance > 1e-12, variance, 1.0).sqrt())  # a silent unit stays zero
+        mean += shift.cpu()
+        self.mean.copy_(mean)
+        varies = variance > _VARIES * mean.square()  # whatever the unit of measure; a silent unit stays zero
+        self.scale.copy_(torch.where(varies, variance, 1.0).sqrt())
 
     def standardize(
         self, activity: Num[Tensor, "bin window all_units"], observed: Bool[Tensor, "bin window all_units"]

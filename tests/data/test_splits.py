@@ -102,6 +102,7 @@ def test_the_automatic_gap_covers_window_smoothing_and_memory():
 
     assert gap(white) == 8  # the window and one bin
     assert 7 + 15 <= gap(memory) <= 7 + 24
+    assert gap(1e-9 * memory) == gap(memory)  # volts as well as microvolts
     assert gap(white, smoothing_s=2.0, causal_smoothing=True) == 7 + 6 + 1
     drift = np.cumsum(white, axis=0)
     session = prepare([from_arrays(drift)], DataConfig())[0]

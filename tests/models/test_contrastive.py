@@ -217,6 +217,14 @@ def test_units_are_standardized_by_the_training_data() -> None:
     assert torch.isfinite(again.latents(offset.batch())).all()
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_units_of_measure_do_not_matter(unit: float) -> None:
+    trials = recording()
+    expected = built(trials).latents(trials.batch())
+    measured = replace(trials, activity=(unit * trials.activity.double()).float())  # volts instead of microvolts
+    torch.testing.assert_close(built(measured).latents(measured.batch()), expected, atol=1e-4, rtol=0)
+
+
 def test_continuous_activity_is_embedded() -> None:
     trials = recording()
     layout = replace(trials.layout, observation=Observation.CONTINUOUS)
