@@ -114,6 +114,7 @@ def _prepare(recording: Recording, config: DataConfig, window_bins: int) -> Sess
     return Session(
         **parts,
         connections=recording.connections,
+        modes=recording.modes,
         notes=(*recording.notes, *grid.notes, *notes, *unlabeled, *unmeasured),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +95,19 @@ def _recording(path: Path, nwbfile: Any, config: DataConfig) -> Recording:
         truth={f.name: signal_of(path, f) for f in series if f.module == TRUTH_MODULE},
         observed=observed,
         unit_observed=unit_observed,
-        connections=_connections(nwbfile),
+        connections=_true_table(nwbfile, "connections", ("source", "target", "delay_s", "dimensions")),
+        modes=_true_table(nwbfile, "modes", ("timescale_s", "frequency_hz")),
         source=str(path),
         notes=notes,
     )
 
 
-def _connections(nwbfile: Any) -> pd.DataFrame | None:
-    """Return which region drives which, as a simulation wrote it."""
-    if TRUTH_MODULE not in nwbfile.processing or "connections" not in nwbfile.processing[TRUTH_MODULE].data_interfaces:
+def _true_table(nwbfile: Any, name: str, columns: Sequence[str]) -> pd.DataFrame | None:
+    """Return a table of what is true of a simulation, as the simulation wrote it."""
+    if TRUTH_MODULE not in nwbfile.processing or name not in nwbfile.processing[TRUTH_MODULE].data_interfaces:
         return None
-    columns = plain_columns(nwbfile.processing[TRUTH_MODULE]["connections"])
-    return pd.DataFrame({name: columns[name] for name in ("source", "target", "delay_s", "dimensions")})
+    stored = plain_columns(nwbfile.processing[TRUTH_MODULE][name])
+    return pd.DataFrame({column: stored[column] for column in columns})
 
 
 def _chosen_signal(path: Path, nwbfile: Any, series: list[Found], name: str | None) -> Found | None:

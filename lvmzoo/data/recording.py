@@ -128,6 +128,8 @@ class Recording:
     unit_observed : the same for each unit, where units differ.
     connections : of simulations: a row for each ordered pair of regions of which the first drives the second, with the
         columns ``source``, ``target``, ``delay_s`` and ``dimensions``; every other pair does not communicate.
+    modes : of simulations of linear dynamics: a row for each mode, with the columns ``timescale_s`` (to decay by e) and
+        ``frequency_hz``; one that turns stands for a pair of eigenvalues.
     source : the file it came from.
     notes : what the user should know about how it was read.
     """
@@ -145,6 +147,7 @@ class Recording:
     observed: Float[np.ndarray, "interval 2"] | None = None
     unit_observed: Sequence[Float[np.ndarray, "_ 2"]] | None = None
     connections: pd.DataFrame | None = None
+    modes: pd.DataFrame | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -174,6 +177,7 @@ class Recording:
         truth: Mapping[str, Signal] | None = None,
         observed: np.ndarray | None = None,
         connections: pd.DataFrame | None = None,
+        modes: pd.DataFrame | None = None,
     ) -> Recording:
         """Build a recording from one array of spike times a unit (seconds, any order); see the class for the rest.
 
@@ -212,6 +216,7 @@ class Recording:
             truth=dict(truth or {}),
             observed=None if observed is None else np.asarray(observed, dtype=np.float64),
             connections=connections,
+            modes=modes,
         )
 
 

@@ -119,6 +119,7 @@ class Session:
     validation: Trials
     test: Trials
     connections: pd.DataFrame | None = None  # ground truth of a simulation, see ``Recording``
+    modes: pd.DataFrame | None = None  # the same, of linear dynamics
     notes: tuple[str, ...] = ()  # units dropped, smoothing that looks ahead, a split that shares slow drift
 
     @property

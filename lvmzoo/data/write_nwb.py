@@ -37,14 +37,18 @@ CONNECTIONS = {
     "delay_s": (float, "Time from source to target, in seconds."),
     "dimensions": (int, "Number of dimensions through which the source drives the target."),
 }
+MODES = {
+    "timescale_s": (float, "Time in which the mode decays by e, in seconds."),
+    "frequency_hz": (float, "Turns per second; a mode that turns is a pair of eigenvalues."),
+}
 
 
 def write_nwb(recording: Recording, path: str | Path) -> None:
     """Write a simulated recording: units with electrodes, trials, behavior, and the ground truth.
 
     The file appears whole or not at all. ``latents`` and ``rates`` of the truth become TimeSeries in the processing
-    module "ground_truth", the connections between regions a table beside them; behavior becomes SpatialSeries (names
-    with "position"), CompassDirection (angles) or TimeSeries.
+    module "ground_truth", connections between regions and modes of the dynamics tables beside them; behavior becomes
+    SpatialSeries (names with "position"), CompassDirection (angles) or TimeSeries.
 
     Raises
     ------
@@ -108,12 +112,17 @@ def _file(recording: Recording) -> NWBFile:
     if recording.trials is not None:
         _add_trials(nwbfile, recording.trials)
     _add_behavior(nwbfile, recording.behavior)
-    if recording.truth or recording.connections is not None:
+    tables = {
+        "connections": (recording.connections, "Which region drives which; every other pair does not.", CONNECTIONS),
+        "modes": (recording.modes, "Modes of the linear dynamics of the latents.", MODES),
+    }
+    if recording.truth or any(table is not None for table, _, _ in tables.values()):
         module = nwbfile.create_processing_module(TRUTH_MODULE, "What the simulation knows and a recording does not.")
         for name, signal in recording.truth.items():
             module.add(_series(name, signal))
-        if recording.connections is not None:
-            module.add(_connections(recording.connections))
+        for name, (table, description, columns) in tables.items():
+            if table is not None:
+                module.add(_true_table(name, table, description, columns))
     return nwbfile
 
 
@@ -184,19 +193,19 @@ def _add_behavior(nwbfile: NWBFile, behavior: Mapping[str, Signal]) -> None:
             module.add(container)
 
 
-def _connections(connections: pd.DataFrame) -> Any:
+def _true_table(name: str, table: pd.DataFrame, description: str, columns: Mapping[str, tuple[type, str]]) -> Any:
     from hdmf.common import DynamicTable, VectorData
 
     return DynamicTable(
-        name="connections",
-        description="Which region drives which; every other pair does not communicate.",
+        name=name,
+        description=description,
         columns=[
             VectorData(
-                name=name,
+                name=column,
                 description=meaning,
-                data=np.array(connections[name].to_list(), dtype=type_of),  # a table without rows has types as well
+                data=np.array(table[column].to_list(), dtype=type_of),  # a table without rows has types as well
             )
-            for name, (type_of, meaning) in CONNECTIONS.items()
+            for column, (type_of, meaning) in columns.items()
         ],
     )
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from lvmzoo.batch import Observation
 from lvmzoo.data.recording import Recording, Signal, unit_table
+from lvmzoo.simulate.modes import modes_of
 
 __all__ = ["BehaviorSystem", "dissociation", "dissociation_system"]
 
@@ -50,7 +51,7 @@ def dissociation(
 
     Trials follow each other without a pause, and so do the latents.
 
-    Truth: ``latents``, those that behavior shares first, and ``rates``, the activity without its noise.
+    Truth: ``latents``, those that behavior shares first, ``rates``, the activity without its noise, and ``modes``.
 
     Parameters
     ----------
@@ -91,4 +92,5 @@ def dissociation(
             "latents": on_bins(x, "relevant_1, relevant_2, other_1, other_2"),
             "rates": on_bins(expected, "Expected activity of each unit."),
         },
+        modes=modes_of(system.dynamics, bin_width_s),
     )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from lvmzoo.batch import Observation
 from lvmzoo.data.recording import Recording, Signal, unit_table
 from lvmzoo.errors import unknown
+from lvmzoo.simulate.modes import modes_of
 from lvmzoo.simulate.spikes import spikes_in_bins
 
 __all__ = ["dynamics_matrix", "lds"]
@@ -27,8 +28,8 @@ def lds(
     """Simulate trials of x[t+1] = A x[t] + w, each begun from the stationary distribution, of unit variance.
 
     Counts are Poisson with log rates affine in x, at spike times uniform within their bins; the Gaussian signal is
-    affine in x with noise of unit variance. Trials follow each other without a pause. Truth: ``latents``, and ``rates``
-    in Hz (counts) or expected activity (Gaussian).
+    affine in x with noise of unit variance. Trials follow each other without a pause. Truth: ``latents``, ``rates`` in
+    Hz (counts) or expected activity (Gaussian), and ``modes``.
 
     Parameters
     ----------
@@ -82,6 +83,7 @@ def lds(
             stop_s=stop_s,
             trials=table,
             truth=truth | {"rates": on_bins(expected, "a.u.", "Expected activity of each unit.")},
+            modes=modes_of(dynamics, bin_width_s),
         )
     drive = 0.6 * flat @ readout
     rates_hz = mean_hz * np.exp(drive - 0.5 * drive.var(axis=0))
@@ -92,6 +94,7 @@ def lds(
         trials=table,
         truth=truth | {"rates": on_bins(rates_hz, "Hz", "Rate of each unit.")},
         observed=np.array([[0.0, stop_s]]),
+        modes=modes_of(dynamics, bin_width_s),
     )
 
 

@@ -45,6 +45,9 @@ def test_everything_comes_back(tmp_path, name):
     assert (found.connections is None) == (written.connections is None)
     if written.connections is not None:
         pd.testing.assert_frame_equal(found.connections, written.connections, check_dtype=False)
+    assert (found.modes is None) == (written.modes is None)
+    if written.modes is not None:
+        pd.testing.assert_frame_equal(found.modes, written.modes)
     for one, other in ((found.behavior, written.behavior), (found.truth, written.truth)):
         assert set(one) == set(other)
         for key in other:
