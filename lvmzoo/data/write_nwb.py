@@ -41,6 +41,10 @@ MODES = {
     "timescale_s": (float, "Time in which the mode decays by e, in seconds."),
     "frequency_hz": (float, "Turns per second; a mode that turns is a pair of eigenvalues."),
 }
+TRUE_TABLES = {  # name -> description, columns
+    "connections": ("Which region drives which; every other pair does not communicate.", CONNECTIONS),
+    "modes": ("Modes of the linear dynamics of the latents.", MODES),
+}
 
 
 def write_nwb(recording: Recording, path: str | Path) -> None:
@@ -112,17 +116,14 @@ def _file(recording: Recording) -> NWBFile:
     if recording.trials is not None:
         _add_trials(nwbfile, recording.trials)
     _add_behavior(nwbfile, recording.behavior)
-    tables = {
-        "connections": (recording.connections, "Which region drives which; every other pair does not.", CONNECTIONS),
-        "modes": (recording.modes, "Modes of the linear dynamics of the latents.", MODES),
-    }
-    if recording.truth or any(table is not None for table, _, _ in tables.values()):
+    tables = {"connections": recording.connections, "modes": recording.modes}
+    if recording.truth or any(table is not None for table in tables.values()):
         module = nwbfile.create_processing_module(TRUTH_MODULE, "What the simulation knows and a recording does not.")
         for name, signal in recording.truth.items():
             module.add(_series(name, signal))
-        for name, (table, description, columns) in tables.items():
+        for name, table in tables.items():
             if table is not None:
-                module.add(_true_table(name, table, description, columns))
+                module.add(_true_table(name, table))
     return nwbfile
 
 
@@ -193,9 +194,10 @@ def _add_behavior(nwbfile: NWBFile, behavior: Mapping[str, Signal]) -> None:
             module.add(container)
 
 
-def _true_table(name: str, table: pd.DataFrame, description: str, columns: Mapping[str, tuple[type, str]]) -> Any:
+def _true_table(name: str, table: pd.DataFrame) -> Any:
     from hdmf.common import DynamicTable, VectorData
 
+    description, columns = TRUE_TABLES[name]
     return DynamicTable(
         name=name,
         description=description,
