@@ -123,7 +123,10 @@ class Study:
     def delay(self, one: str, other: str) -> Claim:
         """By how much the second region follows the first: the lag at which one tells most of the other."""
         width = 1000 * self.batch.layout.bin_width_s
-        told = self.by_lag(self.observed, one, other)[0]
+        # What conditions share is in the null, too: its lag is not that of communication.
+        null = self.by_lag(self.null, one, other)
+        common = null.mean(0) if len(null) else 0.0
+        told = self.by_lag(self.observed, one, other)[0] - common
         untold = self.why
         if self.structure.max_lag == 1 and not untold:
             untold = "the model has one lag; set model.max_lag to the longest delay to look for, in bins"
@@ -135,10 +138,11 @@ class Study:
         p = self._direction_p[self.edges.index(edge)] if len(self.null.granger) and edge in self.edges else None
         low = high = lag
         if self.boot is not None:
-            found = interval(torch.from_numpy(self.lags)[self.by_lag(self.boot, one, other).argmax(-1)])
+            found = interval(torch.from_numpy(self.lags)[(self.by_lag(self.boot, one, other) - common).argmax(-1)])
             low, high = outwards(found, lag)
         evidence = self._evidence(p)
-        note = "the lag at which one region tells most of the other, in whole bins; p of that direction"
+        note = "the lag at which one region tells most of the other beyond the mean of the null, in whole bins; "
+        note += "p of that direction"
         if evidence:
             both = back in self.edges and self._direction_p[self.edges.index(back)] <= LEVEL
             evidence = low * high > 0 and not (abs(lag) == 1 and both)

@@ -103,3 +103,20 @@ def test_regions_that_tell_nothing_of_each_other_have_no_delay() -> None:
     claim = study.delay("A", "B")
     assert np.isnan(claim.value)
     assert claim.evidence is False
+
+
+def test_the_lag_of_what_chance_tells_as_well_is_no_delay() -> None:
+    """Every trial repeats a course that B takes three bins after A; what is in no null takes two bins."""
+    batch = batch_of(torch.zeros(30, 5, 4, dtype=torch.float64), "AB")
+    course = torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64)
+    own = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    cases = [
+        found._replace(lagged=found.granger[..., None] * (course + there * own))
+        for found, there in ((numbers(1, 0.5), 1), (numbers(19, 0.5), 0), (numbers(5, 0.5), 1))
+    ]
+    cases[0] = cases[0]._replace(added=10 * cases[0].added, likelihood_ratio=10 * cases[0].likelihood_ratio)
+    study = Study(structure("AB", 2, 3), ("A", "B"), batch, torch.zeros(1).double(), *cases, "permuted trials", "")
+    claim = study.delay("A", "B")
+    assert claim.evidence
+    assert claim.value == pytest.approx(2000 * batch.layout.bin_width_s)
+    assert claim.interval == (claim.value, claim.value)
