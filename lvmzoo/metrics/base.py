@@ -47,6 +47,10 @@ class Score:
     spread: float | None = None
     n: int = 0
     note: str = ""
+    seen: bool = False  # of units, in bins, that the model looked at: how well it explains, not how well it predicts
+    ceiling: float | None = None  # the most that can be reached: by the true rates, or in spite of the data's noise
+    chance: float | None = None  # what one in twenty readouts of shuffled labels reaches
+    p: float | None = None  # how often shuffled labels reach the value
 
 
 class Evaluation:
