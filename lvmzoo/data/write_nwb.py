@@ -41,7 +41,7 @@ MODES = {
     "timescale_s": (float, "Time in which the mode decays by e, in seconds."),
     "frequency_hz": (float, "Turns per second; a mode that turns is a pair of eigenvalues."),
 }
-TRUE_TABLES = {  # name -> description, columns
+TRUE_TABLES: Mapping[str, tuple[str, Mapping[str, tuple[type, str]]]] = {  # name -> description, columns
     "connections": ("Which region drives which; every other pair does not communicate.", CONNECTIONS),
     "modes": ("Modes of the linear dynamics of the latents.", MODES),
 }
