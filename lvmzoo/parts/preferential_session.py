@@ -115,10 +115,16 @@ class PreferentialSession(nn.Module):
                 f"Set model.horizon_bins={max(2, int(bins.max()) // 2)} or less, smaller bins (data.bin_width_s), or "
                 "longer trials.",
             )
-        self._check_behavior()
+        self._check_variation()
 
-    def _check_behavior(self) -> None:
+    def _check_variation(self) -> None:
         columns = self.columns
+        if not bool(columns.varies[: columns.units].any()):
+            raise UserError(
+                f"The activity of session '{self.system.session}' is the same in every bin of the training data.",
+                "States are found by how the past of the activity predicts its future.",
+                "Give units that vary, and leave silent recordings out.",
+            )
         varies = columns.varies[columns.units : columns.units + columns.codes]
         if self.sizes.relevant and not bool(varies.any()):
             raise UserError(

@@ -105,6 +105,13 @@ def test_behavior_that_does_not_vary_is_refused(kind: str) -> None:
     assert is_finite(world.fit(batch, relevant=0), batch)
 
 
+def test_activity_that_does_not_vary_is_refused() -> None:
+    z = data(3)[1]
+    for relevant in (0, 1, None):
+        with pytest.raises(UserError, match="activity of session 'a' is the same in every bin"):
+            world.fit(world.batch([np.full((len(z), 3), 0.1)], [z]), relevant=relevant)
+
+
 def test_one_constant_variable_among_others_does_no_harm() -> None:
     y, z = data(4)
     both = world.batch([y], {"z": [z], "still": [np.full((len(z), 1), 7.0)]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -56,11 +57,11 @@ def pair_sampling(config: ContrastiveConfig, layouts: Sequence[Layout]) -> PairS
     for name in config.behavior_weights:
         if name not in behavior:
             raise unknown("variable that defines positives", name, behavior, fix="Set model.behavior_weights={}.")
-        if not config.behavior_weights[name] > 0:
+        if not 0 < config.behavior_weights[name] < math.inf:
             raise UserError(
                 f"model.behavior_weights gives '{name}' the weight {config.behavior_weights[name]}.",
-                "Weights multiply distances and are above zero.",
-                f"Give '{name}' a larger weight, or leave it out of model.behavior.",
+                "Weights multiply distances: finite numbers above zero.",
+                f"Give '{name}' another weight, or leave it out of model.behavior.",
             )
         if kinds[name] is Kind.CATEGORICAL:
             raise UserError(
@@ -154,20 +155,20 @@ def _check(config: ContrastiveConfig) -> None:
             )
     for name in ("temperature", "minimum_temperature", "delta"):
         value = getattr(config, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise UserError(
-                f"model.{name}={value} of contrastive is not positive.",
-                "Temperatures and the spread of a label are numbers above zero.",
+                f"model.{name}={value} of contrastive is not positive and finite.",
+                "Temperatures and the spread of a label are finite numbers above zero.",
                 f"Set model.{name}=0.1, for instance.",
             )
     for name, number in (
         ("jacobian_penalty", config.jacobian_penalty),
         ("jacobian_warmup_steps", config.jacobian_warmup_steps),
     ):
-        if not number >= 0:
+        if not 0 <= number < math.inf:
             raise UserError(
-                f"model.{name}={number} of contrastive is negative.",
-                "A penalty has a weight of zero or more, and begins at a step that there is.",
+                f"model.{name}={number} of contrastive is negative or not finite.",
+                "A penalty has a finite weight of zero or more, and begins at a step that there is.",
                 f"Set model.{name}=0 or more.",
             )
     if config.minimum_temperature is not None and config.minimum_temperature > config.temperature:
