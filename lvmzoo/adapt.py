@@ -47,8 +47,8 @@ def take_over(model: Model, trained: Model, everything: bool) -> frozenset[str]:
     Raises
     ------
     UserError
-        For a model without layers of each session's own, another architecture or bin width, or when there is nothing
-        to fit: no session is new, or one is new and everything is to be fitted.
+        For a model without layers of each session's own, other settings of its body, another bin width, or when there
+        is nothing to fit: no session is new, or one is new and everything is to be fitted.
     """
     if not isinstance(model, Adapts) or not isinstance(trained, Adapts):
         able = [name for name, entry in registry.entries().items() if issubclass(entry.model, Adapts)]
@@ -65,6 +65,7 @@ def take_over(model: Model, trained: Model, everything: bool) -> frozenset[str]:
             "Adapting keeps the body of the model.",
             "Leave model.* as it was, but for what defines positives.",
         )
+    _check_settings(model, trained)
     model.load_state_dict({**state, **{name: learned[name] for name in shared}})
     new = set()
     for session, layout in model.layouts.items():
@@ -78,6 +79,19 @@ def take_over(model: Model, trained: Model, everything: bool) -> frozenset[str]:
         for session in new:
             model.own_layers(session).requires_grad_(True)
     return frozenset(new)
+
+
+def _check_settings(model: Model, trained: Model) -> None:
+    """Refuse what the body was not trained with and its shapes do not show: where a window lies, a similarity."""
+    assert isinstance(model, Adapts)
+    for field in dataclasses.fields(model.config):
+        given, known = (getattr(each.config, field.name, None) for each in (model, trained))
+        if field.name not in model.adjustable and given != known:
+            raise UserError(
+                f"model.{field.name} is {given}, and the model was trained with {known}.",
+                "Adapting keeps the body of the model, and what it was trained for.",
+                f"Leave model.{field.name} as it was. These may be others: {', '.join(sorted(model.adjustable))}.",
+            )
 
 
 def _own(model: Model) -> set[str]:

@@ -168,6 +168,8 @@ def test_an_adapting_run_is_resumed_frozen(folders: tuple[Path, Path, Path]) -> 
         (["data.path={old}"], "nothing to fit"),
         (["data.path={new}", "--everything"], "Adapt first, without --everything"),
         (["data.path={new}", "model.latents=4"], "would have another shape"),
+        (["data.path={new}", "model.causal=true"], "model.causal is True, and the model was trained with False"),
+        (["data.path={new}", "model.temperature=0.3"], "model.temperature is 0.3, and the model was trained with"),
         (["data.path={wide}"], "Set data.bin_width_s=0.05"),
         (["data.path={new}", "trainer.max_step=4"], "Did you mean 'trainer.max_steps'"),
         (["another"], "one run folder"),

@@ -215,6 +215,8 @@ class Adapts(abc.ABC):
     ``prepare`` sets the starting values of each session from batches of that session alone.
     """
 
+    adjustable: frozenset[str] = frozenset()  # settings that may be others than those the body was trained with
+
     @abc.abstractmethod
     def own_layers(self, session: str) -> nn.Module:
         """Return what belongs to one session alone, parameters and buffers; all sessions share the rest."""

@@ -50,6 +50,11 @@ _BINS_AT_ONCE = 65_536  # bins that ``latents`` embeds at a time, so that long s
 class Contrastive(GradientModel, Filters, Adapts, Attributes):
     """Embed activity so that moments close in time or behavior lie together (contrastive learning)."""
 
+    adjustable = frozenset(
+        {"positives", "behavior", "behavior_weights", "time_offset_bins", "delta", "balanced"}
+        | {"jacobian_penalty", "jacobian_warmup_steps"}
+    )
+
     def __init__(self, config: ContrastiveConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
         self._sampling = pair_sampling(config, layouts)
