@@ -15,12 +15,16 @@ from lvmzoo.metrics.co_bps import CoBps
 from lvmzoo.metrics.connections import Connections
 from lvmzoo.metrics.consistency import between_sessions
 from lvmzoo.metrics.decoded_behavior import DecodedBehavior
+from lvmzoo.metrics.few_shot_co_bps import FewShotCoBps
 from lvmzoo.metrics.forecast_behavior import ForecastBehavior
 from lvmzoo.metrics.forecast_r2 import ForecastR2
+from lvmzoo.metrics.fp_bps import FpBps
 from lvmzoo.metrics.goodness_of_fit import GoodnessOfFit
 from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.metrics.log_likelihood import LogLikelihood
+from lvmzoo.metrics.psth_r2 import PsthR2
 from lvmzoo.metrics.rate_r2 import RateR2
+from lvmzoo.metrics.residual_r2 import ResidualR2
 from lvmzoo.metrics.shared_variance import SharedVarianceOfUnits
 from lvmzoo.metrics.variance_explained import VarianceExplained
 from lvmzoo.metrics.within_a_second import WithinASecond
@@ -35,10 +39,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             LogLikelihood(),
             BitsPerSpike(),
             CoBps(),
+            FewShotCoBps(),
+            FpBps(),
             VarianceExplained(),
             ActivityR2(),
             LatentR2(),
             RateR2(),
+            PsthR2(),
+            ResidualR2(),
             BehaviorR2(),
             BehaviorKnn(),
             WithinASecond(),

@@ -36,5 +36,7 @@ class ActivityR2:
             rates = evaluation.rates("test")[:, list(units)].astype(np.float64)
             value, spread = r2(truth, rates, evaluation.groups("test"))
             if np.isfinite(value):
-                scores.append(Score(name, value, layout.session, spread=spread, n=len(truth)))
+                scores.append(
+                    Score(name, value, layout.session, spread=spread, n=len(truth), seen=units == layout.held_in)
+                )
         return scores

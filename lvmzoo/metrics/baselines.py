@@ -46,7 +46,9 @@ def baselines(session: Session, latents: int, seed: int = 0) -> dict[str, list[S
     found = {f"PCA on {kind} smoothed by {width:g} s": score(evaluation)}
     if session.layout.behavior and sum(len(_bins(session, p)) for p in PARTS) * session.layout.n_units <= LARGEST:
         evaluation, width = smoothed_activity(session, seed)
-        found[f"{kind} smoothed by {width:g} s"] = BehaviorR2(PENALTIES)(evaluation) + BehaviorKnn()(evaluation)
+        name = f"{kind} smoothed by {width:g} s"
+        found[name] = BehaviorR2(PENALTIES, chance=False)(evaluation)
+        found[name] += BehaviorKnn(chance=False)(evaluation)
     known = oracle(session, seed)
     if known is not None:
         found["oracle"] = [row for row in score(known) if row.metric not in ("latent_r2", "state_r2")]
@@ -86,7 +88,7 @@ def _best(session: Session, seed: int, views: Callable[[float], dict[str, np.nda
         latents = views(width)
         trial = Evaluation(None, judged, seed, {"latents": latents | {"test": latents["validation"]}})
         rows = [row for row in LatentR2()(trial) if row.metric == "latent_r2"]
-        rows = rows or [row for row in BehaviorR2(PENALTIES)(trial) if row.better == "higher"]
+        rows = rows or [row for row in BehaviorR2(PENALTIES, chance=False)(trial) if row.better == "higher"]
         if rows:
             quality[width] = float(np.mean([row.value for row in rows]))
     width = max(quality, key=lambda key: quality[key])

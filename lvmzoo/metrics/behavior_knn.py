@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.decoding import decoding_scores
 
 __all__ = ["BehaviorKnn"]
 
 
+@dataclass(frozen=True)
 class BehaviorKnn:
     """Nearest-neighbor readout of each behavior variable from latents, scored on test bins.
 
@@ -15,9 +19,10 @@ class BehaviorKnn:
     neighbors and the distance (cosine or euclidean) are chosen on the validation part. ``n`` counts bins with a label.
     """
 
-    name = "behavior_knn"
-    needs: type | None = None
+    name: ClassVar[str] = "behavior_knn"
+    needs: ClassVar[type | None] = None
+    chance: bool = True  # what readouts of shuffled labels reach
 
     def __call__(self, evaluation: Evaluation) -> list[Score]:
         """Return a row or two for each variable."""
-        return decoding_scores(evaluation, "knn", "_knn")
+        return decoding_scores(evaluation, "knn", "_knn", chance=self.chance)

@@ -25,7 +25,8 @@ class BehaviorR2:
     name: ClassVar[str] = "behavior_r2"
     needs: ClassVar[type | None] = None
     penalties: tuple[float, ...] = PENALTIES
+    chance: bool = True  # takes as long as twenty readouts
 
     def __call__(self, evaluation: Evaluation) -> list[Score]:
         """Return a row or two for each variable."""
-        return decoding_scores(evaluation, "ridge", "", self.penalties)
+        return decoding_scores(evaluation, "ridge", "", self.penalties, self.chance)

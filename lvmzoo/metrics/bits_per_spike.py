@@ -22,4 +22,4 @@ class BitsPerSpike:
         """Return one row for counts."""
         if evaluation.layout.observation is not Observation.COUNTS:
             return []
-        return score_counts(evaluation, evaluation.layout.held_in, self.name)
+        return score_counts(evaluation, evaluation.layout.held_in, self.name, seen=True)

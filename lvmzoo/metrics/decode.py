@@ -19,14 +19,24 @@ from torch import Tensor
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.errors import unknown
+from lvmzoo.metrics.factorized import Nearest, Ridge
 
-__all__ = ["Decoder", "KnnDecoder", "RidgeDecoder", "angular_error", "decoder_from_state", "fit_decoder", "quality"]
+__all__ = [
+    "Decoder",
+    "KnnDecoder",
+    "Neighbors",
+    "RidgeDecoder",
+    "all_neighbors",
+    "angular_error",
+    "decoder_from_state",
+    "fit_decoder",
+    "fit_ridge",
+    "quality",
+]
 
 PENALTIES = tuple(np.logspace(-4, 0, 9).tolist())
-FOLDS = 5
 NEIGHBORS = (1, 2, 4, 8, 16, 32, 64)
 REFERENCES = 20_000  # training bins that neighbors are looked for in; longer recordings are thinned evenly
-_TREE_DIMENSIONS = 8
 QUERIES = 5_000  # validation bins that the number of neighbors is chosen on
 
 
@@ -101,8 +111,8 @@ class KnnDecoder(Decoder):
         return self.codes[self._nearest(latents, self.neighbors)].mean(1)
 
     @functools.cached_property
-    def _nearest(self) -> _Nearest:
-        return _Nearest(self.references, self.distance)
+    def _nearest(self) -> Nearest:
+        return Nearest(self.references, self.distance)
 
     @property
     def settings(self) -> str:
@@ -159,13 +169,13 @@ def fit_decoder(
     if not len(latents):
         raise ValueError("no training bin has a label")
     if kind == RidgeDecoder.kind:
-        return _fit_ridge(latents, behavior, variable, penalties)
+        return fit_ridge(Ridge(latents), behavior, variable, penalties)
     held = _labeled(*validation) if validation is not None else (latents[:0], behavior[:0])
     if not len(held[0]):
         cut = max(1, len(latents) * 4 // 5)
-        chosen = _fit_knn(latents[:cut], behavior[:cut], variable, (latents[cut:], behavior[cut:]))
-        return _neighbors(latents, behavior, variable, chosen.neighbors, chosen.distance)
-    return _fit_knn(latents, behavior, variable, held)
+        chosen = Neighbors(latents[:cut], latents[cut:]).fit(behavior[:cut], behavior[cut:], variable)
+        return all_neighbors(latents, behavior, chosen)
+    return Neighbors(latents, held[0]).fit(behavior, held[1], variable)
 
 
 def angular_error(
@@ -195,88 +205,66 @@ def decode(code: Float[np.ndarray, "bin code"], variable: Variable) -> Float[np.
     return code
 
 
-def _fit_ridge(
-    latents: np.ndarray, behavior: np.ndarray, variable: Variable, penalties: Sequence[float]
+def fit_ridge(
+    ridge: Ridge, behavior: Float[np.ndarray, "bin channel"], variable: Variable, penalties: Sequence[float]
 ) -> RidgeDecoder:
-    mean, variance = latents.mean(0), latents.var(0).mean()
-    scale = float(np.sqrt(variance)) if variance > 1e-24 * np.square(mean).sum() else 1.0
-    x, code = (latents - mean) / scale, encode(behavior, variable)
-    totals = np.zeros(len(penalties))
-    for fold in np.array_split(np.arange(len(x)), min(FOLDS, len(x))):
-        rest = np.ones(len(x), dtype=bool)
-        rest[fold] = False
-        if rest.any():
-            for i, (weights, intercept) in enumerate(_ridge_path(x[rest], code[rest], penalties)):
-                totals[i] += quality(behavior[fold], decode(x[fold] @ weights + intercept, variable), variable)
-    best = int(np.argmax(totals))
-    weights, intercept = _ridge_path(x, code, penalties)[best]
-    return RidgeDecoder(variable, mean, scale, weights, intercept, float(penalties[best]))
+    """Fit a linear readout of a variable that every bin of ``ridge`` has a label of."""
+
+    def judge(fold: Int[np.ndarray, " some"], code: Float[np.ndarray, "some code"]) -> float:
+        return quality(behavior[fold], decode(code, variable), variable)
+
+    weights, intercept, penalty = ridge.fit(encode(behavior, variable), penalties, judge)
+    return RidgeDecoder(variable, ridge.mean, ridge.scale, weights, intercept, penalty)
 
 
-def _ridge_path(x: np.ndarray, code: np.ndarray, penalties: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return weights and intercept for each penalty, from one decomposition."""
-    center, offset = x.mean(0), code.mean(0)
-    values, vectors = np.linalg.eigh((x - center).T @ (x - center))
-    rotated = vectors.T @ ((x - center).T @ (code - offset))
-    path = [vectors @ (rotated / (np.maximum(values, 0) + penalty)[:, None]) for penalty in penalties]
-    return [(weights, offset - center @ weights) for weights in path]
+class Neighbors:
+    """Readouts from the nearest of the same training bins, whose settings are chosen on the same other bins.
+
+    Parameters
+    ----------
+    latents : training bins.
+    held : bins to choose on; none: eight neighbors by the first distance.
+    """
+
+    def __init__(self, latents: Float[np.ndarray, "bin latent"], held: Float[np.ndarray, "_ latent"]) -> None:
+        self.keep = slice(None, None, -(-len(latents) // REFERENCES))
+        self.references = np.ascontiguousarray(latents[self.keep])
+        self._queries = slice(None, None, -(-len(held) // QUERIES) or 1)
+        self._options = [k for k in NEIGHBORS if k <= len(self.references)]
+        norms = np.linalg.norm(self.references, axis=1)
+        # On the unit sphere both distances order neighbors alike.
+        alike = norms.size and np.allclose(norms, 1.0, atol=1e-4)
+        self._distances = ("cosine",) if alike else ("euclidean", "cosine")
+        queries = held[self._queries]
+        self._found = {
+            distance: Nearest(self.references, distance)(queries, self._options[-1])
+            for distance in (self._distances if len(queries) else ())
+        }
+
+    def fit(
+        self,
+        behavior: Float[np.ndarray, "bin channel"],
+        held: Float[np.ndarray, "_ channel"],
+        variable: Variable,
+    ) -> KnnDecoder:
+        """Return the readout of a variable that every bin has a label of, with the settings that suit it best."""
+        codes, truth = encode(behavior[self.keep], variable), held[self._queries]
+        best, chosen = -np.inf, (self._options[min(3, len(self._options) - 1)], self._distances[0])
+        for distance, found in self._found.items():
+            for k in self._options:
+                value = quality(truth, decode(codes[found[:, :k]].mean(1), variable), variable)
+                if value > best:
+                    best, chosen = value, (k, distance)
+        return KnnDecoder(variable, self.references, codes, *chosen)
 
 
-def _fit_knn(
-    latents: np.ndarray, behavior: np.ndarray, variable: Variable, held: tuple[np.ndarray, np.ndarray]
+def all_neighbors(
+    latents: Float[np.ndarray, "bin latent"], behavior: Float[np.ndarray, "bin channel"], chosen: KnnDecoder
 ) -> KnnDecoder:
-    references, codes = _references(latents, behavior, variable)
-    queries, truth = (array[:: -(-len(array) // QUERIES) or 1] for array in held)
-    options = [k for k in NEIGHBORS if k <= len(references)]
-    norms = np.linalg.norm(references, axis=1)
-    # On the unit sphere both distances order neighbors alike.
-    distances = ("cosine",) if norms.size and np.allclose(norms, 1.0, atol=1e-4) else ("euclidean", "cosine")
-    best, chosen = -np.inf, (options[-1] if len(options) < 4 else options[3], distances[0])
-    for distance in distances if len(queries) else ():
-        found = _Nearest(references, distance)(queries, options[-1])
-        for k in options:
-            value = quality(truth, decode(codes[found[:, :k]].mean(1), variable), variable)
-            if value > best:
-                best, chosen = value, (k, distance)
-    return KnnDecoder(variable, references, codes, *chosen)
-
-
-def _neighbors(
-    latents: np.ndarray, behavior: np.ndarray, variable: Variable, neighbors: int, distance: str
-) -> KnnDecoder:
-    """Return the decoder of all training bins with settings that were chosen on some of them."""
-    return KnnDecoder(variable, *_references(latents, behavior, variable), neighbors, distance)
-
-
-def _references(latents: np.ndarray, behavior: np.ndarray, variable: Variable) -> tuple[np.ndarray, np.ndarray]:
+    """Return the readout of all training bins with settings that were chosen on some of them."""
     keep = slice(None, None, -(-len(latents) // REFERENCES))
-    return np.ascontiguousarray(latents[keep]), encode(behavior[keep], variable)
-
-
-class _Nearest:
-    """Finds the nearest of some points by a tree, built once; by all distances where dimensions make trees slow."""
-
-    def __init__(self, points: Float[np.ndarray, "point latent"], distance: str) -> None:
-        from scipy.spatial import KDTree
-        from sklearn.neighbors import NearestNeighbors
-
-        self._cosine = distance == "cosine"
-        points = self._scaled(points)
-        self._tree = KDTree(points) if points.shape[1] <= _TREE_DIMENSIONS else None
-        self._all = NearestNeighbors(algorithm="brute").fit(points) if self._tree is None else None
-
-    def __call__(self, queries: Float[np.ndarray, "bin latent"], neighbors: int) -> Int[np.ndarray, "bin neighbor"]:
-        """Return the indices of the nearest points, nearest first."""
-        if not len(queries):
-            return np.zeros((0, neighbors), dtype=np.int64)
-        queries = self._scaled(queries)
-        if self._tree is not None:
-            return np.asarray(self._tree.query(queries, neighbors)[1]).reshape(len(queries), neighbors)
-        assert self._all is not None
-        return np.asarray(self._all.kneighbors(queries, neighbors, return_distance=False))
-
-    def _scaled(self, points: np.ndarray) -> np.ndarray:
-        return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12) if self._cosine else points
+    references, codes = np.ascontiguousarray(latents[keep]), encode(behavior[keep], chosen.variable)
+    return KnnDecoder(chosen.variable, references, codes, chosen.neighbors, chosen.distance)
 
 
 def quality(

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from lvmzoo.batch import Kind
 from lvmzoo.metrics.base import Evaluation, Score
+from lvmzoo.metrics.chance import with_chance
 from lvmzoo.metrics.decode import PENALTIES, Decoder, angular_error, decode, encode, fit_decoder, quality
 from lvmzoo.metrics.spread import group_sums, r2, ratio_sem
 
@@ -69,7 +70,7 @@ def _better(evaluation: Evaluation, name: str, ridge: Decoder) -> Decoder:
 
 
 def decoding_scores(
-    evaluation: Evaluation, kind: str, suffix: str, penalties: Sequence[float] = PENALTIES
+    evaluation: Evaluation, kind: str, suffix: str, penalties: Sequence[float] = PENALTIES, chance: bool = True
 ) -> list[Score]:
     """Return the scores of the readouts: R2; for angles also the median error in degrees; for categories the accuracy.
 
@@ -79,10 +80,15 @@ def decoding_scores(
     kind : "ridge" or "knn".
     suffix : what the names of the scores end with.
     penalties : that ridge chooses from.
+    chance : whether to say what readouts of shuffled labels reach.
     """
     if not len(evaluation.bins("test")) or not len(evaluation.bins("train")):
         return []
-    return score_decoders(evaluation, fit_decoders(evaluation, kind, penalties), suffix)
+    scores: list[Score] = []
+    for name, decoder in fit_decoders(evaluation, kind, penalties).items():
+        found = score_decoders(evaluation, {name: decoder}, suffix)
+        scores += with_chance(evaluation, name, found, kind, penalties) if chance and found else found
+    return scores
 
 
 def score_decoders(evaluation: Evaluation, decoders: Mapping[str, Decoder], suffix: str = "") -> list[Score]:

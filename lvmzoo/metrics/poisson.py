@@ -6,6 +6,8 @@ through a generalized linear readout from its latents instead.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
@@ -13,7 +15,7 @@ from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.poisson_readout import PoissonReadout, fit_readout
 from lvmzoo.metrics.spread import group_sums, ratio_sem
 
-__all__ = ["bits_per_spike", "score_counts"]
+__all__ = ["bits_per_spike", "rates_score", "score_counts", "true_bits"]
 
 FLOOR = 1e-9  # nlb_tools' stand-in for a rate of zero
 
@@ -56,16 +58,20 @@ def bits_per_spike(
     return float(information(rates, counts, recorded).sum() / spikes / np.log(2))
 
 
-def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str) -> list[Score]:
+def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str, seen: bool = False) -> list[Score]:
     """Return bits/spike of some units on the test part: from the model's rates, or through a readout.
 
-    The spread is over trials or blocks; ``n`` counts spikes. No row without units or spikes.
+    Parameters
+    ----------
+    evaluation : of the model.
+    units : that are scored; without them, or without spikes, there is no row.
+    metric : what the score is called.
+    seen : whether the model saw these units in these bins.
     """
     counts = evaluation.activity("test", units).numpy()
     recorded = evaluation.recorded("test", units)
-    seen = None if recorded is None else recorded.numpy()
-    spikes = counts.sum(1, dtype=np.float64) if seen is None else np.where(seen, counts, 0).sum(1, dtype=np.float64)
-    if not len(units) or not spikes.sum():
+    there = None if recorded is None else recorded.numpy()
+    if not len(units) or not (counts if there is None else counts[there]).any():
         return []
     if evaluation.positive_rates:
         rates, note = evaluation.rates("test")[:, list(units)], ""
@@ -73,23 +79,50 @@ def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str) ->
         # One penalty does not suit units whose counts the latents have seen and units that are to be predicted.
         readout = evaluation.kept(("readout", units), lambda: _fit(evaluation, units))
         rates = readout.rates(evaluation.regressors("test"))
-        kind = "whitened latents" if readout.whitened else "latents in their own scale"
-        note = f"Poisson readout from {kind}, penalty {readout.penalty:g}"
-    gain = information(rates, counts, seen)
-    groups: Int[np.ndarray, " bin"] = evaluation.groups("test")
+        note = readout.settings
+    score = rates_score(metric, evaluation.layout.session, rates, counts, there, evaluation.groups("test"), note)
+    return [replace(score, seen=seen, ceiling=true_bits(evaluation, units, counts, there))]
+
+
+def rates_score(
+    metric: str,
+    session: str,
+    rates: Float[np.ndarray, "bin unit"],
+    counts: Num[np.ndarray, "bin unit"],
+    recorded: Bool[np.ndarray, "bin unit"] | None,
+    groups: Int[np.ndarray, " bin"],
+    note: str = "",
+) -> Score:
+    """Return bits/spike of rates; there are spikes. The spread is over trials or blocks; ``n`` counts spikes."""
+    gain = information(rates, counts, recorded)
+    spikes = counts.sum(1, dtype=np.float64)
+    if recorded is not None:
+        spikes = np.where(recorded, counts, 0).sum(1, dtype=np.float64)
     nats, total = group_sums(gain[:, None], groups), group_sums(spikes[:, None], groups)
     spread = ratio_sem(nats, total)
-    return [
-        Score(
-            metric,
-            float(nats.sum() / total.sum() / np.log(2)),
-            evaluation.layout.session,
-            unit="bits/spike",
-            spread=None if spread is None else spread / float(np.log(2)),
-            n=int(spikes.sum()),
-            note=note,
-        )
-    ]
+    return Score(
+        metric,
+        float(nats.sum() / total.sum() / np.log(2)),
+        session,
+        unit="bits/spike",
+        spread=None if spread is None else spread / float(np.log(2)),
+        n=int(spikes.sum()),
+        note=note,
+    )
+
+
+def true_bits(
+    evaluation: Evaluation,
+    units: tuple[int, ...],
+    counts: Num[np.ndarray, "bin unit"],
+    recorded: Bool[np.ndarray, "bin unit"] | None,
+    among: Bool[np.ndarray, " test_bin"] | None = None,
+) -> float | None:
+    """Return what the true rates of a simulation reach on test bins, or on those ``among`` them; None without them."""
+    rates = evaluation.truth("test", "rates")
+    if rates is None:
+        return None
+    return bits_per_spike((rates if among is None else rates[among])[:, list(units)], counts, recorded)
 
 
 def _fit(evaluation: Evaluation, units: tuple[int, ...]) -> PoissonReadout:

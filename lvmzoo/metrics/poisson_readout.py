@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-__all__ = ["PoissonReadout", "fit_readout"]
+__all__ = ["Coordinates", "PoissonReadout", "fit_readout", "whitening"]
 
 PENALTIES = tuple(10.0 ** np.arange(4, -3, -1))  # inverse prior variances of a readout weight
 FOLDS, STRETCHES = 5, 5  # each fold is of stretches spread over the recording: drift is not to decide
@@ -21,6 +22,13 @@ LARGEST = 100_000  # bins that a readout is fitted on; longer recordings are thi
 PSEUDO_SPIKES = 0.5  # keep the readout of a silent unit finite
 CHUNK_ENTRIES = 16_000_000  # bins x units whose rates are held at once
 CG_STEPS, CG_TOLERANCE = 50, 1e-4  # of the squared residual: the equations are solved to a hundredth
+
+
+class Coordinates(NamedTuple):
+    """An affine map of latents."""
+
+    center: Float[Tensor, " latent"]
+    basis: Float[Tensor, "latent coordinate"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,12 @@ class PoissonReadout:
     def rates(self, latents: Float[np.ndarray, "bin latent"]) -> Float[np.ndarray, "bin unit"]:
         """Return expected counts per bin; positive."""
         return torch.exp(_design(torch.from_numpy(latents), self.center, self.basis) @ self.weights).numpy()
+
+    @property
+    def settings(self) -> str:
+        """What was chosen on training bins, for people to read."""
+        kind = "whitened latents" if self.whitened else "latents in their own scale"
+        return f"Poisson readout from {kind}, penalty {self.penalty:g}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ def fit_readout(
     latents: Float[np.ndarray, "bin latent"],
     counts: Num[Tensor, "bin unit"],
     recorded: Bool[Tensor, "bin unit"] | None = None,
+    coordinates: Coordinates | None = None,
+    penalty: float | None = None,
 ) -> PoissonReadout:
     """Fit a Poisson generalized linear model from latents to each unit, all units at once.
 
@@ -74,13 +90,17 @@ def fit_readout(
     latents : training latents.
     counts : spikes per bin in the same bins.
     recorded : samples that count; None: all.
+    coordinates : that are taken as they are; None: chosen as said above.
+    penalty : the inverse prior variance of a weight, with ``coordinates``; None: chosen as said above.
     """
     thin = slice(None, None, -(-len(latents) // LARGEST) or 1)
     x = torch.from_numpy(np.ascontiguousarray(latents[thin]))
-    center = x.mean(0)
+    center = x.mean(0) if coordinates is None else coordinates.center
     choices = []
-    for basis in _bases(x, center):
+    for basis in _bases(x, center) if coordinates is None else [coordinates.basis]:
         data = _Data(_design(x, center, basis), counts[thin], None if recorded is None else recorded[thin])
+        if penalty is not None:
+            return PoissonReadout(center, basis, _newton(data, penalty), penalty, whitened=True)
         choices.append((basis, data, *_penalty(data)))
     whitened, own = choices[0], choices[-1]
     more = own[-1] - whitened[-1]
@@ -88,6 +108,12 @@ def fit_readout(
     clearly = bool(more.mean() > max(error, CLEARLY * whitened[-1].mean()))
     basis, data, penalty, _ = own if clearly else whitened
     return PoissonReadout(center, basis, _newton(data, penalty), penalty, not clearly)
+
+
+def whitening(latents: Float[np.ndarray, "bin latent"]) -> Coordinates:
+    """Return the map of latents to uncorrelated coordinates of unit variance."""
+    x = torch.from_numpy(latents)
+    return Coordinates(x.mean(0), next(iter(_bases(x, x.mean(0)))))
 
 
 def _penalty(data: _Data) -> tuple[float, Float[np.ndarray, " fold"]]:

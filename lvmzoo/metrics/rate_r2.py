@@ -35,5 +35,7 @@ class RateR2:
             rates = evaluation.rates("test")[:, list(units)].astype(np.float64)
             value, spread = r2(truth[:, list(units)], rates, evaluation.groups("test"))
             if np.isfinite(value):
-                scores.append(Score(name, value, layout.session, spread=spread, n=len(truth)))
+                scores.append(
+                    Score(name, value, layout.session, spread=spread, n=len(truth), seen=units == layout.held_in)
+                )
         return scores

@@ -12,6 +12,7 @@ import numpy as np
 
 from lvmzoo.batch import Observation
 from lvmzoo.models.base import GradientModel, Model, StatisticsModel
+from lvmzoo.sentences import p_value
 
 if TYPE_CHECKING:
     from lvmzoo.config import Experiment
@@ -25,9 +26,16 @@ _METRICS = {
     "log_likelihood": "Log-likelihood",
     "bits_per_spike": "Bits per spike, units that the model saw",
     "co_bps": "Co-smoothing, held-out units",
+    "fp_bps": "Forward prediction, all units",
     "variance_explained": "1 - NSE of the target region",
     "activity_r2": "R² of activity, units that the model saw",
     "co_r2": "R² of activity, held-out units",
+    "rate_r2": "R² of the true rates, units that the model saw",
+    "co_rate_r2": "R² of the true rates, held-out units",
+    "psth_r2": "R² of condition averages, units that the model saw",
+    "co_psth_r2": "R² of condition averages, held-out units",
+    "residual_r2": "R² of single trials without these averages, units that the model saw",
+    "co_residual_r2": "R² of single trials without these averages, held-out units",
     "latent_r2": "Recovery R² of the true latents",
     "state_r2": "State R²",
     "communication_correct": "Pairs of regions of which it is rightly said whether they share activity",
@@ -53,6 +61,7 @@ _FORECASTS = {
     "forecast_behavior_error_": "Median error, forecast",
     "forecast_behavior_accuracy_": "Accuracy, forecast",
 }
+_FEW_SHOTS = "few_shot_co_bps_"
 _KEY = (
     "latent_r2", "direction_correct", "communication_correct", "delay_error", "variance_explained", "co_bps", "co_r2",
     "decoded_error", "decoded_r2", "decoded_accuracy",
@@ -92,7 +101,22 @@ def _metric(score: Score) -> str:
     for family, meaning in _FORECASTS.items():
         if (horizon := score.metric.removeprefix(family)) != score.metric:
             return f"{meaning} {_count(int(horizon), 'bin')} ahead"
+    if (shots := score.metric.removeprefix(_FEW_SHOTS)) != score.metric:
+        return f"Co-smoothing, read out from {shots} trials"
     return _METRICS.get(score.metric, score.metric.replace("_", " "))
+
+
+def _remarks(score: Score) -> str:
+    """Return the note, and what the value is to be compared with."""
+    parts = [score.note]
+    if score.seen:
+        parts.append("of what the model saw")
+    if score.ceiling is not None:
+        parts.append(f"ceiling {number(score.ceiling)}")
+    if score.chance is not None and score.p is not None:
+        unit = _UNITS.get(score.unit, "")
+        parts.append(f"shuffled labels reach {number(score.chance, 2)}{unit} ({p_value(score.p)})")
+    return "; ".join(filter(None, parts))
 
 
 def _value(score: Score) -> tuple[str, str]:
@@ -115,7 +139,7 @@ def rows(scores: list[Score]) -> list[Row]:
             _UNITS.get(score.unit, score.unit),
             score.better,
             f"{score.n:,}".replace(",", "\u2009") if score.n else "",
-            score.note,
+            _remarks(score),
         )
         for score in scores
     ]

@@ -15,7 +15,7 @@ import torch
 from lvmzoo.batch import Observation
 from lvmzoo.metrics import METRICS, Evaluation, Score, evaluate, score
 from lvmzoo.models.base import CAPABILITIES
-from tests.metrics.toy import Base, Contrasting, Full, Gaussian, make_session
+from tests.metrics.toy import Base, Contrasting, Full, Gaussian, Remembering, make_session
 
 MODELS = {"latents only": Base, "every capability": Full, "negative rates": Gaussian, "pairs": Contrasting}
 SESSIONS = {
@@ -25,6 +25,7 @@ SESSIONS = {
     "continuous": {"observation": Observation.CONTINUOUS},
     "one long trial a part": {"trials": 5, "lengths": (400,)},
     "a time among the behavior": {"timed": True},
+    "conditions": {"trials": 60, "conditions": 2},
 }
 
 everywhere = pytest.mark.parametrize("data", SESSIONS)
@@ -49,7 +50,7 @@ def test_each_metric_gives_a_row_somewhere():
     silent = set(METRICS)
     for settings in SESSIONS.values():
         session = make_session(**settings)
-        for model in (Full, Contrasting):
+        for model in (Full, Contrasting, Remembering):
             silent -= {name for name in silent if rows(METRICS[name], model(session), session)}
     assert not silent
 

@@ -38,6 +38,7 @@ def make_session(
     seed=0,
     missing=False,
     timed=False,
+    conditions=0,
 ) -> Session:
     random = np.random.default_rng(seed)
     length = np.resize(np.array(lengths), trials)
@@ -71,6 +72,7 @@ def make_session(
         observation=observation,
         bin_width_s=0.02,
         behavior=variables,
+        conditions=tuple(f"condition {i}" for i in range(conditions)),
         held_out=held_out,
     )
     stop = np.cumsum(length)
@@ -90,6 +92,7 @@ def make_session(
             "latents": torch.from_numpy(latents.astype(np.float32)),
             "rates": torch.from_numpy(rates.astype(np.float32)),
         },
+        condition=np.arange(trials) % conditions if conditions else None,
     )
     a, b = trials * 6 // 10, trials * 8 // 10
     return Session(
@@ -160,6 +163,15 @@ class Full(
 
     def forecast_behavior(self, batch: Batch, horizon: int) -> dict[str, torch.Tensor]:
         return {name: shifted(values, horizon) for name, values in self.decode(batch).items()}
+
+
+class Remembering(Full):
+    """Latents that decay over time, so that what was seen tells something of later bins."""
+
+    def latents(self, batch: Batch) -> torch.Tensor:
+        seen = torch.where(batch.observed, batch.activity.double(), 0.0) @ self.projection
+        lag = torch.arange(batch.n_bins)[:, None] - torch.arange(batch.n_bins)
+        return torch.where(lag >= 0, 0.5 ** lag.clamp(min=0), 0.0).double() @ seen * batch.valid.unsqueeze(-1)
 
 
 def shifted(values: torch.Tensor, bins: int) -> torch.Tensor:

@@ -1,0 +1,62 @@
+"""Forward prediction: bits per spike of the ends of trials, which the model does not see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lvmzoo.batch import Observation
+from lvmzoo.metrics.base import Evaluation, Score
+from lvmzoo.metrics.forward import AHEAD_S, Forward
+from lvmzoo.metrics.poisson import rates_score, true_bits
+from lvmzoo.metrics.poisson_readout import fit_readout
+
+__all__ = ["FpBps"]
+
+
+class FpBps:
+    """Poisson log-likelihood of all units' counts in the last 200 ms of test trials above mean rates, in bits a spike.
+
+    The model infers trials in which these bins are not observed, and held-out units nowhere (Pei et al. 2021,
+    doi:10.48550/arXiv.2109.04463). Of trials shorter than 0.8 s it is their last quarter; a few long trials are cut
+    into pieces of two to ten seconds. A model without positive rates is scored through a Poisson readout from the
+    latents that it expects at the ends of training trials. Models whose latents there do not depend on what they saw
+    have no row. ``n`` counts spikes.
+    """
+
+    name = "fp_bps"
+    needs: type | None = None
+
+    def __call__(self, evaluation: Evaluation) -> list[Score]:
+        """Return one row for counts."""
+        layout = evaluation.layout
+        if layout.observation is not Observation.COUNTS or evaluation.model is None:
+            return []
+        forward = evaluation.kept("forward", lambda: Forward(evaluation))
+        if not len(evaluation.bins("test")) or not forward.predicts():
+            return []
+        ends, units = forward.ends("test"), tuple(range(layout.n_units))
+        counts = forward.of.activity("test").numpy()[ends]
+        recorded = forward.of.recorded("test")
+        there = None if recorded is None else recorded.numpy()[ends]
+        if not (counts if there is None else counts[there]).any():
+            return []
+        if evaluation.positive_rates:
+            rates, settings = forward.rates("test")[ends], ""
+        else:
+            fitted = forward.ends("train")
+            if not fitted.any():
+                return []
+            seen = forward.of.recorded("train")
+            readout = fit_readout(
+                forward.regressors("train"),
+                forward.of.activity("train")[fitted],
+                None if seen is None else seen[fitted],
+            )
+            rates, settings = readout.rates(forward.regressors("test")), readout.settings
+        if not np.isfinite(rates).all():
+            return []
+        note = "; ".join(filter(None, (f"last {1000 * AHEAD_S:.0f} ms of trials", settings)))
+        score = rates_score(self.name, layout.session, rates, counts, there, forward.of.groups("test")[ends], note)
+        return [replace(score, ceiling=true_bits(forward.of, units, counts, there, ends))]

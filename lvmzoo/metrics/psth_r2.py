@@ -1,0 +1,66 @@
+"""How well predicted rates give the part of the activity that trials of a condition share."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from lvmzoo.batch import Observation
+from lvmzoo.metrics.base import Evaluation, Score
+from lvmzoo.metrics.condition_means import SMOOTHING_S, ByCondition, by_condition, smoothed
+from lvmzoo.metrics.spread import r2
+from lvmzoo.models.base import Reconstructs
+
+__all__ = ["PsthR2"]
+
+
+class PsthR2:
+    """R2 of condition averages of the rates against those of smoothed counts on test trials, the mean over units.
+
+    The stimulus-locked part, as in the Neural Latents Benchmark (Pei et al. 2021, doi:10.48550/arXiv.2109.04463): means
+    over five trials or more, trials aligned at their beginnings, counts smoothed by 70 ms and rates left as they are.
+    ``psth_r2`` is of units that the model saw, ``co_psth_r2`` of held-out units. The ceiling is what the true averages
+    would reach: 1 - (variance of the measured means over trials) / TSS, which is what halves of the trials say of each
+    other, averaged over all halves. The spread is a jackknife over groups of trials. ``n`` counts bins of conditions.
+    """
+
+    name = "psth_r2"
+    needs: type | None = Reconstructs
+
+    def __call__(self, evaluation: Evaluation) -> list[Score]:
+        """Return a row for the units that the model saw, and one for held-out units, where trials have conditions."""
+        layout, cells = evaluation.layout, by_condition(evaluation)
+        if cells is None:
+            return []
+        rows = (("psth_r2", layout.held_in, True), ("co_psth_r2", layout.held_out, False))
+        found = [_score(evaluation, cells, name, units, seen) for name, units, seen in rows if units]
+        return [score for score in found if np.isfinite(score.value)]
+
+
+def _score(evaluation: Evaluation, cells: ByCondition, name: str, units: tuple[int, ...], seen: bool) -> Score:
+    activity = smoothed(evaluation, units)
+    rates = evaluation.rates("test")[:, list(units)].astype(np.float64)
+    recorded = evaluation.recorded("test", units)
+    there = np.ones(activity.shape, dtype=bool) if recorded is None else recorded.numpy()
+    measured = cells.means(activity, there)
+    value = _r2(measured, cells.means(rates, there))
+    pairs = zip(cells.without_groups(activity, there), cells.without_groups(rates, there), strict=True)
+    without = np.array([_r2(left, predicted) for left, predicted in pairs])
+    spread = float(np.sqrt((cells.groups - 1) * np.mean((without - without.mean()) ** 2)))
+    known = np.isfinite(measured).any(1)
+    few, many = cells.trials
+    number = f"{few}" if few == many else f"{few} to {many}"
+    note = f"{cells.conditions} condition{'s' * (cells.conditions > 1)}, {number} test trials each"
+    if evaluation.layout.observation is Observation.COUNTS:
+        note += f"; counts smoothed by {1000 * SMOOTHING_S:.0f} ms"
+    ceiling = _ceiling(measured, cells.noise(activity, there))
+    session, n = evaluation.layout.session, int(known.sum())
+    return Score(name, value, session, spread=spread, n=n, note=note, seen=seen, ceiling=ceiling)
+
+
+def _r2(measured: Float[np.ndarray, "cell unit"], predicted: Float[np.ndarray, "cell unit"]) -> float:
+    return r2(measured, predicted, np.zeros(len(measured), dtype=np.int64))[0]
+
+
+def _ceiling(measured: Float[np.ndarray, "cell unit"], noise: Float[np.ndarray, "cell unit"]) -> float:
+    return _r2(measured, measured - np.sqrt(noise))  # the true means are off by as much in the mean of squares
