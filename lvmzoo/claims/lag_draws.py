@@ -1,8 +1,14 @@
-"""Lag maps of pairs of regions as observed, under the null and over resamples of trials, all by the same protocol."""
+"""Lag maps of pairs of regions as observed, under the null and over resamples of trials, all by the same protocol.
+
+For the sides of lag zero and for the delay there is a second map, of the covariance less what trials of one region give
+with other trials of the same condition and neighborhood (the shift predictor of Perkel, Gerstein & Moore 1967,
+doi:10.1016/S0006-3495(67)86597-4). Taking it off correlations would not do: a course that conditions repeat with a lag
+of its own leaves less room for the rest on its side of lag zero.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,13 +17,13 @@ from torch import Tensor
 
 from lvmzoo.claims.lag_sums import Gathered, PairProducts, Wide
 from lvmzoo.claims.nulls import bootstrap
-from lvmzoo.claims.surrogates import Surrogates
+from lvmzoo.claims.surrogates import Surrogates, TrialPermutations
 from lvmzoo.findings import Progress
 from lvmzoo.inference.canonical_correlation import Regularization
 from lvmzoo.inference.lag_map import LagMap, Sums, best_amount, correlations, located, of_one_lag
 from lvmzoo.inference.time_map import cross_validated_time_map
 
-__all__ = ["Draws", "LagDraws", "Plan", "draw_lag_maps", "draw_time_maps", "draws_of", "within_regions"]
+__all__ = ["Beyond", "Draws", "LagDraws", "Plan", "draw_lag_maps", "draw_time_maps", "draws_of", "within_regions"]
 
 MOST_PAIRS = 10  # canonical pairs looked at
 FLANK = 5  # lags beyond the longest, at which the flanks of a delay's peak are looked at
@@ -41,12 +47,26 @@ class Draws(NamedTuple):
     weights: Sequence[Float[Tensor, " trial"]]
 
 
+class Beyond(NamedTuple):
+    """First canonical correlations of what trials share beyond others of their condition and neighborhood."""
+
+    observed: Float[Tensor, "pair lag"]
+    null: Float[Tensor, "draw pair lag"]
+    resampled: Float[Tensor, "resample pair lag"]
+
+    @property
+    def center(self) -> Float[Tensor, "pair lag"]:
+        """The mean over the null, with what is observed; or zero."""
+        return _center(self.observed, self.null)
+
+
 class LagDraws(NamedTuple):
     """Cross-validated canonical correlations; NaN beyond the pairs that two regions have."""
 
     observed: Float[Tensor, "pair lag component"]
     null: Float[Tensor, "draw pair lag component"]
     resampled: Float[Tensor, "resample pair lag component"]
+    beyond: Beyond
     amounts: Float[Tensor, "pair fold"]  # of regularization
     delay: Float[Tensor, " pair"]  # in bins
     delays: Float[Tensor, "resample pair"]
@@ -54,7 +74,7 @@ class LagDraws(NamedTuple):
     @property
     def center(self) -> Float[Tensor, "pair lag component"]:
         """The mean over the null, to which what is observed belongs, so that all draws are treated alike; or zero."""
-        return torch.cat([self.observed[None], self.null]).mean(0) if len(self.null) else 0 * self.observed
+        return _center(self.observed, self.null)
 
 
 def draws_of(
@@ -86,7 +106,8 @@ def draw_lag_maps(wide: Wide, plan: Plan, draws: Draws, progress: Progress) -> L
     amounts = torch.zeros(len(plan.pairs), wide.folds, dtype=torch.float64)
     delay = torch.zeros(len(plan.pairs), dtype=torch.float64)
     delays = torch.zeros(len(draws.weights), len(plan.pairs), dtype=torch.float64)
-    made = LagDraws(observed, null, resampled, amounts, delay, delays)
+    beyond = Beyond(*(part[..., 0].clone() for part in (observed, null, resampled)))
+    made = LagDraws(observed, null, resampled, beyond, amounts, delay, delays)
     total = len(plan.pairs) * (1 + len(null) + len(resampled))
     done = 0
     bins = next(iter(wide.regions.values())).shape[1]
@@ -96,34 +117,67 @@ def draw_lag_maps(wide: Wide, plan: Plan, draws: Draws, progress: Progress) -> L
         x, y = wide.regions[first], wide.regions[second]
         products = PairProducts(wide, y, plan.lags + flank)
         gathered = products.gathered(x)
-        sums = gathered.sums
         chosen = [best_amount(_inner(rest, inner), wide.nuisance, plan.kind, plan.amounts) for rest in gathered.rests]
         amounts[place] = torch.tensor(chosen, dtype=torch.float64)
         regularization = Regularization(plan.kind, amounts[place])
-        found = _map(gathered, inner, wide.nuisance, regularization, count)
-        observed[place, :, : found.correlation.shape[1]] = found.correlation
-        chance = sums
+        maps = _Maps(products, _apart(draws.surrogates, wide), inner, wide.nuisance, regularization)
+        every, found, sums = maps.of(x, gathered)
+        observed[place, :, : every.correlation.shape[1]] = every.correlation
+        beyond.observed[place] = found.correlation[:, 0]
         for index, arrangement in enumerate(draws.arrangements):
             assert draws.surrogates is not None
             other = draws.surrogates.against(arrangement[first], arrangement[second], x)
-            there = products.gathered(other)
-            drawn = _map(there, inner, wide.nuisance, regularization, count).correlation
-            null[index, place, :, : drawn.shape[1]] = drawn
-            chance = Sums(*(one + another for one, another in zip(chance, there.sums, strict=True)))
+            every, drawn, _ = maps.of(other, products.gathered(other))
+            null[index, place, :, : every.correlation.shape[1]] = every.correlation
+            beyond.null[index, place] = drawn.correlation[:, 0]
             done += 1
             progress(f"null of {first} and {second}", done / total)
-        chance = Sums(*(leaf * (1 / (1 + len(null)) if len(null) else 0.0) for leaf in chance))
-        center = made.center[place, :, 0]
-        delay[place] = _delay(found, center, sums, chance, wide.nuisance)
+        center = beyond.center[place]
+        delay[place] = _delay(found, center, sums, wide.nuisance)
         for index, weight in enumerate(draws.weights):
-            there = products.gathered(x, weight)
-            again = _map(there, inner, wide.nuisance, regularization, count)
-            resampled[index, place, :, : again.correlation.shape[1]] = again.correlation
-            delays[index, place] = _delay(again, center, there.sums, chance, wide.nuisance)
+            every, again, sums = maps.of(x, products.gathered(x, weight), weight)
+            resampled[index, place, :, : every.correlation.shape[1]] = every.correlation
+            beyond.resampled[index, place] = again.correlation[:, 0]
+            delays[index, place] = _delay(again, center, sums, wide.nuisance)
             done += 1
             progress(f"resamples of {first} and {second}", done / total)
         done += 1
     return made
+
+
+class _Maps(NamedTuple):
+    """Makes the two maps of any first region with one second region."""
+
+    products: PairProducts
+    apart: Callable[[Tensor], Tensor] | None
+    inner: slice
+    nuisance: int
+    regularization: Regularization
+
+    def of(
+        self, x: Float[Tensor, "trial bin all"], there: Gathered, weight: Float[Tensor, " trial"] | None = None
+    ) -> tuple[LagMap, LagMap, Sums]:
+        """Return the map of all canonical pairs, that beyond exchangeable trials, and the sums of the latter."""
+        every = self._map(there, MOST_PAIRS)
+        if self.apart is None:
+            return every, every, there.sums
+        left = self.products.instead(there, self.apart(x), weight)
+        return every, self._map(left, 1), left.sums
+
+    def _map(self, there: Gathered, pairs: int) -> LagMap:
+        sums, training = _inner(there.sums, self.inner), _inner(there.training, self.inner)
+        return correlations(sums, self.nuisance, self.regularization, pairs, training)
+
+
+def _center(observed: Tensor, null: Tensor) -> Tensor:
+    return torch.cat([observed[None], null]).mean(0) if len(null) else 0 * observed
+
+
+def _apart(surrogates: Surrogates | None, wide: Wide) -> Callable[[Tensor], Tensor] | None:
+    """Return what takes the mean of exchangeable trials off a region; None where courses are taken off anyway."""
+    if not isinstance(surrogates, TrialPermutations) or wide.course is not None:
+        return None
+    return lambda z: surrogates.apart(z, wide.nuisance + wide.levels)
 
 
 def _inner(sums: Sums, inner: slice) -> Sums:
@@ -131,19 +185,13 @@ def _inner(sums: Sums, inner: slice) -> Sums:
     return sums._replace(cross=sums.cross[:, inner])
 
 
-def _map(there: Gathered, inner: slice, nuisance: int, regularization: Regularization, pairs: int) -> LagMap:
-    """Return canonical correlations by lag, without the flanks."""
-    sums, training = _inner(there.sums, inner), _inner(there.training, inner)
-    return correlations(sums, nuisance, regularization, pairs, training)
-
-
-def _delay(found: LagMap, center: Float[Tensor, " lag"], sums: Sums, chance: Sums, nuisance: int) -> float:
-    """Return the lag, in bins, around which the canonical pair of the peak covaries beyond what it does by chance.
+def _delay(found: LagMap, center: Float[Tensor, " lag"], sums: Sums, nuisance: int) -> float:
+    """Return the lag, in bins, around which the canonical pair of the peak covaries.
 
     The sums hold more lags than the map, as many on either side.
     """
     top = int((found.correlation[:, 0] - center).argmax())
-    profile = of_one_lag(found, top, sums, nuisance) - of_one_lag(found, top, chance, nuisance)
+    profile = of_one_lag(found, top, sums, nuisance)
     longest = float(len(center) // 2)
     return min(max(located(profile, top + (len(profile) - len(center)) // 2), -longest), longest)
 

@@ -1,9 +1,10 @@
 """What a lag profile says: its peak, which side of lag zero outweighs the other, how many canonical pairs there are.
 
 Profiles are taken less their mean over the null, lag by lag: what shared conditions and slow drift alone give (the
-shift predictor of Perkel, Gerstein & Moore 1967, doi:10.1016/S0006-3495(67)86597-4). Three things of each pair are
-tested as one family: the height of the peak, and the best lag on either side of zero less the best on the other, which
-are alike for what is shared without delay. Each is standardized by its null, and p-values are corrected for all of
+shift predictor of Perkel, Gerstein & Moore 1967, doi:10.1016/S0006-3495(67)86597-4); the sides of lag zero and the
+delay are of a map from whose covariances it was taken already. Three things of each pair are tested as one family: the
+height of the peak, and the best lag on either side of zero less the best on the other, which are alike for what is
+shared without delay. Each is standardized by its null, and p-values are corrected for all of
 them, all lags and all pairs by the maximum statistic, step by step (Westfall & Young 1993). Any of the three says that
 two regions share activity, so that a direction never stands without it; a delay is said of a peak on the side that
 survives, so that it never stands without its direction.
@@ -57,10 +58,10 @@ def verdict(draws: LagDraws) -> Verdict:
     """Return what lag profiles say of every pair of regions."""
     center = draws.center
     excess = Excess(center, draws.observed - center, draws.null - center, draws.resampled - center)
-    first = [part[..., 0] for part in excess[1:]]
-    observed, null, resampled = first
+    observed, null, resampled = (part[..., 0] for part in excess[1:])
     heights = observed.amax(-1), null.amax(-1), resampled.amax(-1)
-    sides = asymmetry(observed), asymmetry(null), asymmetry(resampled)
+    one, many, again = (part - draws.beyond.center for part in draws.beyond)
+    sides = asymmetry(one), asymmetry(many), asymmetry(again)
     tested = [heights, sides, tuple(-side for side in sides)]
     chances, p = _family(torch.stack([of[0] for of in tested]), torch.stack([of[1] for of in tested], 1))
     height, forward, backward = (

@@ -72,6 +72,14 @@ class PairProducts:
         training = (torch.stack([leaf.sum(0) for leaf in each]) for each in zip(*rests, strict=True))
         return Gathered(Sums(*held), Sums(*training), rests)
 
+    def instead(
+        self, gathered: Gathered, x: Float[Tensor, "trial bin all"], weight: Float[Tensor, " trial"] | None = None
+    ) -> Gathered:
+        """Return sums with the covariance of another x in their place, where no course is taken off."""
+        cross = self._products[0].cross(x[..., self._narrow], weight)
+        training = gathered.training._replace(cross=cross.sum(0) - cross)
+        return Gathered(gathered.sums._replace(cross=cross), training, ())
+
     def _cleaned(self, z: Float[Tensor, "trial bin all"]) -> Sequence[Float[Tensor, "trial bin all"]]:
         """Return the region once for all folds, or, less its courses over the training trials, once for each."""
         wide = self._wide

@@ -57,6 +57,26 @@ class TrialPermutations:
         """Return the trials of x, each in the place of the trial that it meets."""
         return x[first[torch.argsort(second)]]
 
+    def apart(self, x: Float[Tensor, "trial bin wide"], others: int) -> Float[Tensor, "trial bin wide"]:
+        """Return a region less the mean, in each bin, of the other trials that each can be exchanged with.
+
+        Nothing is left of a trial that is alone.
+
+        Parameters
+        ----------
+        x : units and then other columns, the first of which is 1 in bins that count, and stays; all are zero in bins
+            that do not count.
+        others : number of columns beside the units.
+        """
+        one = x.shape[-1] - others
+        _, cell = cells(self.condition, self.trials, self.blocks).unique(return_inverse=True)
+        cell = cell.to(x.device)
+        rest = x.new_zeros(int(cell.max()) + 1, *x.shape[1:]).index_add_(0, cell, x)[cell] - x
+        there, count = x[..., one, None], rest[..., one, None]
+        left = torch.where((there > 0) & (count > 0.5), x - rest / count.clamp(min=1), 0.0)
+        left[..., one] = x[..., one]
+        return left
+
 
 @dataclass(frozen=True)
 class CircularShifts:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvmzoo.batch import Batch
-from lvmzoo.claims.lag_draws import LagDraws
+from lvmzoo.claims.lag_draws import Beyond, LagDraws
 from lvmzoo.claims.lag_profile import dimensions, verdict
 from lvmzoo.claims.nulls import p_value
 from lvmzoo.claims.support import LEVEL
@@ -85,6 +85,27 @@ def test_most_at_once_and_a_little_later_is_a_direction_without_a_delay() -> Non
     assert delay.interval[0] <= 0 <= delay.interval[1]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_course_that_every_trial_repeats_has_neither_direction_nor_delay(seed: int) -> None:
+    """B repeats the course of A three bins later in every trial; what differs between trials comes at once."""
+    random = np.random.default_rng(seed)
+    course = np.convolve(random.normal(size=50), np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2), "same")
+    at_once = regions_world.autoregressive(random, 80, 30, 1, 0.6)
+    parts = [
+        np.concatenate([at_once, np.broadcast_to(4 * course[start : start + 30, None], (80, 30, 1))], 2)
+        for start in (6, 3)
+    ]
+    batch = regions_world.observe(random, parts, (6, 6), None, counts=False, ragged=False)
+    config = DelayedCCAConfig(max_lag_bins=4, shrinkage=[0.1], permutations=39, resamples=10, time_points=0)
+    model = DelayedCCA(config, [batch.layout])
+    model.prepare([batch])
+    claims = model.findings(batch, 0).claims
+    assert all(c.evidence for c in claims if c.question is Question.COMMUNICATION)
+    assert not any(c.evidence for c in claims if c.question in (Question.DIRECTION, Question.DELAY))
+    (delay,) = (c for c in claims if c.question is Question.DELAY)
+    assert delay.value == pytest.approx(0, abs=3)
+
+
 @pytest.mark.parametrize(("draws", "reached"), [(19, 0), (39, 1), (200, 9)])
 def test_as_many_draws_reach_the_threshold_of_a_pair_as_a_p_value_lets_them(draws: int, reached: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +113,8 @@ def test_as_many_draws_reach_the_threshold_of_a_pair_as_a_p_value_lets_them(draw
     observed = torch.tensor([[[5.0, 4.0, 0.5, 0.1]]], dtype=torch.float64)
     nothing = torch.zeros(0, 1, 1, 4, dtype=torch.float64)
     none = torch.zeros(1, dtype=torch.float64)
-    found = verdict(LagDraws(observed, null, nothing, torch.zeros(1, 1), none, none[None]))
+    beyond = Beyond(observed[..., 0], null[..., 0], nothing[..., 0])
+    found = verdict(LagDraws(observed, null, nothing, beyond, torch.zeros(1, 1), none, none[None]))
     _, thresholds, _ = dimensions(found, 0)
     left = (found.excess.null[:, 0, 0, :3]).amax(-1)
     assert int((left > thresholds[1]).sum()) == reached
