@@ -11,14 +11,18 @@ from lvmzoo.metrics.base import Evaluation, Metric, Score
 from lvmzoo.metrics.behavior_knn import BehaviorKnn
 from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.metrics.bits_per_spike import BitsPerSpike
+from lvmzoo.metrics.calibration import Calibration
 from lvmzoo.metrics.co_bps import CoBps
 from lvmzoo.metrics.connections import Connections
 from lvmzoo.metrics.consistency import between_sessions
+from lvmzoo.metrics.cycle_consistency import CycleConsistency
 from lvmzoo.metrics.decoded_behavior import DecodedBehavior
+from lvmzoo.metrics.eigenvalue_error import EigenvalueError
 from lvmzoo.metrics.few_shot_co_bps import FewShotCoBps
 from lvmzoo.metrics.forecast_behavior import ForecastBehavior
 from lvmzoo.metrics.forecast_r2 import ForecastR2
 from lvmzoo.metrics.fp_bps import FpBps
+from lvmzoo.metrics.generation import Generation
 from lvmzoo.metrics.goodness_of_fit import GoodnessOfFit
 from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.metrics.log_likelihood import LogLikelihood
@@ -56,6 +60,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             ForecastBehavior(),
             SharedVarianceOfUnits(),
             Connections(),
+            EigenvalueError(),
+            CycleConsistency(),
+            Generation(),
+            Calibration(),
         )
     }
 )

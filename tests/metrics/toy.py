@@ -20,10 +20,13 @@ from lvmzoo.models.base import (
     Forecasts,
     ForecastsBehavior,
     GradientModel,
+    HasDynamics,
+    HasPosterior,
     HasSharedVariance,
     Loss,
     Model,
     Reconstructs,
+    Samples,
     Scores,
 )
 from lvmzoo.parts.info_nce import InfoNCE
@@ -100,6 +103,7 @@ def make_session(
         whole.select(range(a, b)),
         whole.select(range(b, trials)),
         connections=pd.DataFrame([{"source": "a", "target": "b", "delay_s": 0.04, "dimensions": 2}]),
+        modes=pd.DataFrame({"timescale_s": [0.2, 0.1], "frequency_hz": [2.0, 0.0]}),
     )
 
 
@@ -120,7 +124,18 @@ class Base(Model):
 
 
 class Full(
-    Base, Reconstructs, Scores, Communicates, Connects, HasSharedVariance, Decodes, Forecasts, ForecastsBehavior
+    Base,
+    Reconstructs,
+    Scores,
+    Communicates,
+    Connects,
+    HasSharedVariance,
+    Decodes,
+    Forecasts,
+    ForecastsBehavior,
+    HasDynamics,
+    HasPosterior,
+    Samples,
 ):
     positive_rates = True
     routes: ClassVar = {"b": ("a",)}
@@ -160,6 +175,18 @@ class Full(
 
     def forecast(self, batch: Batch, horizon: int) -> torch.Tensor:
         return shifted(self.rates(batch), horizon)
+
+    def advance(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents * latents.new_tensor([0.9, 0.8, 0.5]) + 1
+
+    def posterior(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = self.latents(batch)
+        return mean, torch.eye(3, dtype=torch.float64).expand(*mean.shape, 3)
+
+    def sample(self, session: str, trials: int, bins: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(trials, bins, 3, generator=generator, dtype=torch.float64)
+        return drawn, torch.poisson(torch.exp(0.1 * drawn @ self.projection.T), generator=generator)
 
     def forecast_behavior(self, batch: Batch, horizon: int) -> dict[str, torch.Tensor]:
         return {name: shifted(values, horizon) for name, values in self.decode(batch).items()}
