@@ -1,4 +1,4 @@
-"""The command line: ``lvmzoo train | adapt | list | show | cite | inspect | simulate``.
+"""The command line: ``lvmzoo train | adapt | transform | list | show | cite | inspect | simulate | data``.
 
 Each command imports what it needs when it runs, so that the light ones start at once. Exit codes: 0 done; 2 a mistake
 in the input; 1 a fault of the program; 3 training diverged; 130 and 143 interrupted.
@@ -24,11 +24,13 @@ __all__ = ["failure", "main"]
 COMMANDS = {
     "train": "fit a model to a recording and write a report",
     "adapt": "add a new session to a trained model",
+    "transform": "write the latents of a recording into a copy of its NWB file",
     "list": "the models of the zoo",
     "show": "one model: what it does, its paper, its settings",
     "cite": "the paper behind a model, as BibTeX",
     "inspect": "what a file holds and what a run would use",
     "simulate": "write a simulated recording, ground truth included",
+    "data": "download recordings from the DANDI archive",
 }
 
 
@@ -99,16 +101,27 @@ def _light(arguments: list[str]) -> int:
         commands.inspect_file(options.file)
     elif options.command == "simulate":
         commands.simulate(options.name, Path(options.file), seed=options.seed)
+    elif options.command == "transform":
+        from lvmzoo import transform_command
+
+        transform_command.run(
+            options.run, options.file, options.out, overwrite=options.overwrite, session=options.session
+        )
+    elif options.command == "data":
+        from lvmzoo import data_command
+
+        data_command.get(options.name, Path(options.out))
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        if found := re.search(r"invalid choice: '(.*?)'", message):
-            raise unknown("command", found[1], COMMANDS, fix="`lvmzoo --help` explains them.")
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            choices = re.findall(r"\w+", found[2])
+            raise unknown("command", found[1], choices, fix=f"`{self.prog} --help` explains them.")
         raise UserError(
             f"{self.prog}: {message}.",
-            f"Usage: {self.format_usage().strip().removeprefix('usage: ')}",
+            f"Usage: {' '.join(self.format_usage().split()).removeprefix('usage: ')}",
             f"`{self.prog} --help` explains the command.",
         )
 
@@ -128,6 +141,19 @@ def _parser() -> _Parser:
     )
     parsers["simulate"].add_argument("file", metavar="OUT.nwb", help="the file to write")
     parsers["simulate"].add_argument("--seed", type=int, default=0, help="of the simulated recording (default 0)")
+    transform = parsers["transform"]
+    transform.add_argument("run", metavar="RUN", help="the folder of a trained run")
+    transform.add_argument("file", metavar="FILE.nwb", help="a recording of the same units; it is not changed")
+    transform.add_argument("--out", metavar="OUT.nwb", required=True, help="the copy to write")
+    transform.add_argument("--overwrite", action="store_true", help="replace OUT.nwb if it exists")
+    transform.add_argument("--session", metavar="NAME", help="whose units these are, for a run of several sessions")
+    actions = parsers["data"].add_subparsers(
+        dest="action", metavar="ACTION", required=True, title="actions", parser_class=_Parser
+    )
+    text = "download NWB files; a download that broke off goes on where it was"
+    get = actions.add_parser("get", help=text, description=text)
+    get.add_argument("name", metavar="dandi:ID[/PATH]", help="a dandiset, or a file or folder of it")
+    get.add_argument("--out", metavar="DIR", default=".", help="the folder to put them in (default: this one)")
     return parser
 
 

@@ -25,6 +25,7 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings
+from lvmzoo.inferred import Inferred, infer
 from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
@@ -188,6 +189,25 @@ class Estimator:
             if of == trials.layout.session
         }
         return next(iter(decoded.values())) if len(decoded) == 1 else decoded
+
+    def infer(self, X: Activity, y: Behavior | None = None, *, session: str | None = None) -> Inferred:
+        """Return latents, rates and decoded behavior with the time of each bin, for xarray, pynapple and NWB.
+
+        ``model.infer("FILE.nwb").to_xarray()`` and ``.to_pynapple()`` are objects of those packages.
+
+        Parameters
+        ----------
+        X, y : as for ``transform``.
+        session : whose units these are; may be left out where the model was fitted to one session, or ``X`` has the
+            name of one.
+
+        Raises
+        ------
+        UserError
+            If the session is not known or not clear, or the data do not fit it.
+        """
+        self._readouts()
+        return infer(self._fitted(), self._one(X, y), session)
 
     def score(self, X: Activity, y: Behavior | None = None) -> float:
         """Return how well the model explains new data; higher is better.
@@ -354,6 +374,10 @@ class Estimator:
                     f"The model was fitted to {len(self.regions)} units, of known regions.",
                     "Give the same units in the same order, NaN where one was not recorded.",
                 )
+        recording = self._one(X, y)
+        return apply(recording, self._data_config(), layouts.get(recording.session, next(iter(layouts.values()))))
+
+    def _one(self, X: Activity, y: Behavior | None) -> Recording:
         recording, *others = self._read(X, y)
         if others:
             raise UserError(
@@ -361,7 +385,7 @@ class Estimator:
                 "New data are looked at one session at a time.",
                 "Give one file, or call this once for each.",
             )
-        return apply(recording, self._data_config(), layouts.get(recording.session, next(iter(layouts.values()))))
+        return recording
 
 
 def load(folder: str | Path) -> Estimator:

@@ -44,7 +44,7 @@ fi
 
 say "Setting up .venv (3/3): everything else"
 uv="env VIRTUAL_ENV=.venv .venv/bin/uv pip install -q -c constraints.txt"
-run $uv -e '.[data,sweeps,tensorboard]' --group dev ${group:+--group "$group"}
+run $uv -e '.[data,exchange,sweeps,tensorboard]' --group dev ${group:+--group "$group"}
 say "Set up .venv in $(($(date +%s) - began)) s"
 [ ! -t 2 ] || echo >&2
 touch ".venv/.stamp${group:+-$group}"

@@ -18,9 +18,10 @@ from lvmzoo.data.recording import Signal, unit_table
 from lvmzoo.data.stored import Stored, read_all
 from lvmzoo.errors import UserError
 
-__all__ = ["Found", "activity_units", "behavior_of", "find_series", "signal_of"]
+__all__ = ["INFERRED", "Found", "activity_units", "behavior_of", "find_series", "signal_of"]
 
 TRUTH_MODULE = "ground_truth"
+INFERRED = "Inferred by lvmzoo"  # the comments of series that `lvmzoo transform` writes begin with it
 # Series that are neither behavior nor population activity.
 RAW = {
     "ElectricalSeries", "SpikeEventSeries", "FeatureExtraction", "ImageSeries", "OnePhotonSeries", "TwoPhotonSeries",
@@ -181,7 +182,9 @@ def _without_frozen_end(signal: Signal, name: str) -> Signal:
 
 
 def _is_behavior(entry: Found) -> bool:
-    """Whether a series holds one or some channels of numbers, and is no recording of cells or screens."""
+    """Whether a series holds one or some channels of numbers, was measured, and is no recording of cells or screens."""
+    if str(entry.series.comments).startswith(INFERRED):
+        return False
     names = {kind.__name__ for kind in type(entry.series).__mro__}
     if names & RAW or "RoiResponseSeries" in names or entry.container in ("LFP", "FilteredEphys"):
         return False
