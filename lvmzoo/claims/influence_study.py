@@ -144,10 +144,14 @@ class Study:
         note = "the lag at which one region tells most of the other beyond the mean of the null, in whole bins; "
         note += "p of that direction"
         if evidence:
-            both = back in self.edges and self._direction_p[self.edges.index(back)] <= LEVEL
-            evidence = low * high > 0 and not (abs(lag) == 1 and both)
-            if abs(lag) == 1 and both:
-                note = "each region tells of the other one bin later, the shortest lag: as if there were no delay"
+            evidence = low * high > 0
+            if back in self.edges and self._direction_p[self.edges.index(back)] <= LEVEL:
+                if abs(lag) == 1:
+                    evidence = False
+                    note = "each region tells of the other one bin later, the shortest lag: as if there were no delay"
+                elif self.boot is not None and not self._leads(told, self.by_lag(self.boot, one, other) - common):
+                    evidence = False
+                    note = "each region tells of the other, and which one tells more cannot be told"
         return Claim(
             Question.DELAY,
             one,
@@ -160,6 +164,19 @@ class Study:
             evidence=evidence,
             note=self.why or note,
         )
+
+    def _leads(self, told: Float[Tensor, " lag"], resampled: Float[Tensor, "resample lag"]) -> bool:
+        """Return whether one region tells more at its best lag than the other at its own, over resamples as well.
+
+        What regions share at once is spread over lags of either sign: the model has no simultaneous term.
+        """
+        ahead = torch.from_numpy(self.lags > 0)
+
+        def lean(profile: Tensor) -> Tensor:
+            return profile[..., ahead].amax(-1) - profile[..., ~ahead].amax(-1)
+
+        bounds = shifted_interval(abs(float(lean(told))), lean(resampled) * lean(told).sign())
+        return bounds is None or bounds[0] > 0
 
     def dimensions(self, source: str, target: str) -> Claim:
         """Through how many dimensions a source acts on a target; no more than the model lets it."""

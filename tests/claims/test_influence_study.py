@@ -120,3 +120,27 @@ def test_the_lag_of_what_chance_tells_as_well_is_no_delay() -> None:
     assert claim.evidence
     assert claim.value == pytest.approx(2000 * batch.layout.bin_width_s)
     assert claim.interval == (claim.value, claim.value)
+
+
+@pytest.mark.parametrize(("back", "told"), [(0.5, True), (0.98, False)])
+def test_a_delay_needs_one_region_to_lead_where_each_tells_of_the_other(back: float, told: bool) -> None:
+    """A tells of B two bins later, and B of A hardly less: by less than resamples differ, though all have that peak."""
+    batch = batch_of(torch.zeros(30, 5, 4, dtype=torch.float64), "AB")
+    ways = torch.tensor([[0.0, back], [1.0, 0.0]], dtype=torch.float64)
+    spread = torch.linspace(0.95, 1.05, 21, dtype=torch.float64)[:, None, None]
+    lags = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+
+    def of(values: torch.Tensor) -> Influence:
+        every = values[..., None]
+        return Influence(values, every, values, every.expand(-1, -1, -1, 2), every * lags, values, values)
+
+    one, null = of(ways[None]), of(0.01 * ways.expand(19, -1, -1) * spread[:19])
+    boot = of(ways * torch.where(ways == 1, spread, 2 - spread))
+    boot = boot._replace(lagged=boot.lagged.clamp(min=0))
+    study = Study(
+        structure("AB", 2, 3), ("A", "B"), batch, torch.zeros(1).double(), one, null, boot, "permuted trials", ""
+    )
+    claim = study.delay("A", "B")
+    assert claim.value == pytest.approx(2000 * batch.layout.bin_width_s)
+    assert claim.evidence is told
+    assert ("cannot be told" in claim.note) is not told
