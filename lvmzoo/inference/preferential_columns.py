@@ -60,6 +60,13 @@ class Columns(nn.Module):
         """Number of kinds of columns, see ``HankelMoments``."""
         return int(self.kind.max()) + 1
 
+    @property
+    def _divisor(self) -> Float[Tensor, " column"]:
+        """What centered columns are divided by; units that do not vary become zero, whatever rounding left of them."""
+        still = ~self.varies
+        still[self.units :] = False
+        return self.scale.masked_fill(still, torch.inf)
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Find mean and scale of every column, what is missing together, and the components."""
         count, total, squares = (torch.zeros_like(self.mean) for _ in range(3))
@@ -103,11 +110,12 @@ class Columns(nn.Module):
         assert self.basis is not None
         assert self.remaining is not None
         gram, count = torch.zeros_like(self.remaining), 0
+        mean, divisor = self.mean[: self.units], self._divisor[: self.units]
         for batch in batches:
             for rows, start, stop in _chunks(batch, len(self.mean)):
                 values, there = self._raw(batch, rows, start, stop)
                 full = there[..., : self.units].all(-1) & batch.valid[rows, start:stop]
-                y = ((values[..., : self.units] - self.mean[: self.units]) / self.scale[: self.units])[full]
+                y = ((values[..., : self.units] - mean) / divisor)[full]
                 gram.addmm_(y.T, y)
                 count += len(y)
         covariance = gram / max(count, 1)
@@ -135,12 +143,12 @@ class Columns(nn.Module):
 
     def fetch(self, batch: Batch) -> Callable[[Tensor, int, int], tuple[Tensor, Tensor]]:
         """Return what gives the columns of the moments, see ``hankel.add_windows``."""
-        kinds = self.kinds
+        kinds, divisor = self.kinds, self._divisor
         representative = [int((self.kind == kind).nonzero()[0]) for kind in range(kinds)]
 
         def columns(rows: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
             values, there = self._raw(batch, rows, start, stop)
-            values = values.sub_(self.mean).div_(self.scale)
+            values = values.sub_(self.mean).div_(divisor)
             if not kinds:
                 return self._reduced(values), values[..., :0]
             if self.basis is not None:

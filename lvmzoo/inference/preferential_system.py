@@ -13,6 +13,7 @@ from lvmzoo.inference.riccati import predicted_covariance, stable
 __all__ = ["fading", "less_noise", "usable"]
 
 FLOOR = 1e-9  # smallest eigenvalue of the noise, in units of each unit's own
+NOISELESS = 1e-26  # of the largest variance of noise: rounding, as where components have no variance (see ``whiten``)
 KEPT = 0.1  # of the smallest eigenvalue of the noise, in units of what was added, that is kept
 
 
@@ -78,7 +79,7 @@ def less_noise(found: Identified, added: Float[Tensor, " unit"]) -> Identified:
 def _invertible(R: Float[Tensor, "unit unit"]) -> Float[Tensor, "unit unit"]:
     """Return R, with a little noise of each unit where some directions have none: silent and duplicated units."""
     own = R.diagonal()
-    own = torch.where(own > 1e-12 * own.max().clamp(min=1e-300), own, 1.0)
+    own = torch.where(own > NOISELESS * own.max().clamp(min=1e-300), own, 1.0)
     silent = torch.where(R.diagonal() == own, 0.0, 1.0)
     R = R + torch.diag(silent)
     scale = own.sqrt()

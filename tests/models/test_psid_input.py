@@ -143,6 +143,20 @@ def test_silent_duplicated_and_too_many_units() -> None:
     assert is_finite(world.fit(many), many)
 
 
+def test_units_of_any_scale_are_listened_to_beside_others() -> None:
+    y, z = data(10)
+    tiny = y * np.array([1.0, 1.0, 1.0, 1e-7, 1e-7, 1e-7])
+    still = np.full((len(y), 1), 1e6 / 3)  # its mean rounds: what is left has more variance than the tiny ones
+    found = []
+    for activity in (y, tiny, np.concatenate([tiny, still], 1)):
+        batch = world.batch([activity], [z])
+        model = world.fit(batch, latents=2, states="filter")
+        assert is_finite(model, batch)
+        found.append(model.decode(batch)["z"][0].numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-6, atol=1e-6)
+
+
 def test_one_unit_and_one_channel() -> None:
     y, z = data(7)
     batch = world.batch([y[:, :1]], [z[:, :1]])
