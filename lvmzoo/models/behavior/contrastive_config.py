@@ -19,11 +19,11 @@ class ContrastiveConfig:
     name: str = "contrastive"
     latents: int = 3  # dimensions of the embedding
     positives: str = "time"  # time, behavior or hybrid (both): what makes two bins a positive pair
-    behavior: list[str] | None = None  # variables that define a behavior positive; null: all that every session has
+    behavior: list[str] | None = None  # variables of behavior positives, not time's; null: all that every session has
     behavior_weights: dict[str, float] = field(default_factory=dict)  # of variables in label distances; 1 where unnamed
     behavior_latents: int | None = None  # hybrid: behavior shapes the first so many latents, time the others; null: all
     time_offset_bins: int = 10  # from a reference to its positive in time; labels change over as many bins
-    delta: float | None = None  # a positive's label is off by this many standard deviations (radians); null: as in time
+    delta: float | None = None  # labels of a pair differ by so many SD (radians), categories never; null: as in time
     balanced: bool = False  # draw every category of discrete labels equally often
     receptive_field_bins: int = 10  # bins that the encoder looks at: 1, 5, 10, 15, 36 as published, or any other
     resample: bool = False  # look at them at a quarter of the rate: 20 and 40 bins as published, or a multiple of 4
