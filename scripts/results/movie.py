@@ -2,8 +2,9 @@
 
 What is reported is the share of frames decoded to within one second, from the contrastive embedding of
 configs/experiment/movie.yaml and, beside it, by nearest neighbors and by ridge regression from the activity itself: of
-the same frame, and smoothed (acausally, by a Gaussian with as wide a window as the encoder's). Then both modalities are
-trained together, matched by the frame, and their embeddings compared after alignment on it.
+the same frame, which is what the embedding is judged by, and smoothed (acausally, by a Gaussian with as wide a window
+as the encoder's), which stands beside. Then both modalities are trained together, matched by the frame, and their
+embeddings compared after alignment on it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,10 @@ def decoded(modality: str, units: int) -> list[dict[str, Any]]:
             beside[f"{kind} of the activity{how}"] = value
     best = max(value for name, value in beside.items() if "smoothed" not in name)
     judged = units >= 100
+    smoothed = ", ".join(f"{name.split()[0]} {value:.3f}" for name, value in beside.items() if "smoothed" in name)
     claim = "share of frames decoded to a second"
-    rows = [line(f"{claim}, contrastive", source, f"> {best:.3f} (activity)" if judged else "beside it", learned)]
+    said = f"{source}; of activity smoothed by {SMOOTHING_S} s: {smoothed}"
+    rows = [line(f"{claim}, contrastive", said, f"> {best:.3f} (activity)" if judged else "beside it", learned)]
     rows[0]["ok"] = not judged or learned > best
     return rows + [line(f"{claim}, {name}", source, "beside it", value) for name, value in beside.items()]
 
