@@ -127,7 +127,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="lvmzoo", description="Latent-variable models for neural population recordings.")
+    parser = _Parser(
+        prog="lvmzoo", description="Latent-variable models for neural population recordings.", formatter_class=_Help
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands", parser_class=_Parser
@@ -155,6 +157,13 @@ def _parser() -> _Parser:
     get.add_argument("name", metavar="dandi:ID[/PATH]", help="a dandiset, or a file or folder of it")
     get.add_argument("--out", metavar="DIR", default=".", help="the folder to put them in (default: this one)")
     return parser
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        # argparse forgets that names of commands are indented, and puts the text of the longest on a line of its own.
+        self._action_max_length = 4 + max(map(len, COMMANDS))
 
 
 class _Version(argparse.Action):
