@@ -21,7 +21,8 @@ class PsthR2:
     over five trials or more, trials aligned at their beginnings, counts smoothed by 70 ms and rates left as they are.
     ``psth_r2`` is of units that the model saw, ``co_psth_r2`` of held-out units. The ceiling is what the true averages
     would reach: 1 - (variance of the measured means over trials) / TSS, which is what halves of the trials say of each
-    other, averaged over all halves. The spread is a jackknife over groups of trials. ``n`` counts bins of conditions.
+    other, averaged over all halves. Units for which that is not above zero, whose measured averages are noise, are left
+    out for every model alike. The spread is a jackknife over groups of trials. ``n`` counts bins of conditions.
     """
 
     name = "psth_r2"
@@ -43,24 +44,33 @@ def _score(evaluation: Evaluation, cells: ByCondition, name: str, units: tuple[i
     recorded = evaluation.recorded("test", units)
     there = np.ones(activity.shape, dtype=bool) if recorded is None else recorded.numpy()
     measured = cells.means(activity, there)
-    value = _r2(measured, cells.means(rates, there))
+    ceilings = _ceilings(measured, cells.noise(activity, there))
+    told = ceilings > 0
+    value = _r2(measured[:, told], cells.means(rates, there)[:, told])
     pairs = zip(cells.without_groups(activity, there), cells.without_groups(rates, there), strict=True)
-    without = np.array([_r2(left, predicted) for left, predicted in pairs])
+    without = np.array([_r2(left[:, told], predicted[:, told]) for left, predicted in pairs])
     spread = float(np.sqrt((cells.groups - 1) * np.mean((without - without.mean()) ** 2)))
-    known = np.isfinite(measured).any(1)
     few, many = cells.trials
     number = f"{few}" if few == many else f"{few} to {many}"
     note = f"{cells.conditions} condition{'s' * (cells.conditions > 1)}, {number} test trials each"
+    note += f"; {told.sum()} of {len(units)} units"
     if evaluation.layout.observation is Observation.COUNTS:
         note += f"; counts smoothed by {1000 * SMOOTHING_S:.0f} ms"
-    ceiling = _ceiling(measured, cells.noise(activity, there))
-    session, n = evaluation.layout.session, int(known.sum())
+    ceiling = float(ceilings[told].mean()) if told.any() else None
+    session, n = evaluation.layout.session, int(np.isfinite(measured).any(1).sum())
     return Score(name, value, session, spread=spread, n=n, note=note, seen=seen, ceiling=ceiling)
 
 
 def _r2(measured: Float[np.ndarray, "cell unit"], predicted: Float[np.ndarray, "cell unit"]) -> float:
-    return r2(measured, predicted, np.zeros(len(measured), dtype=np.int64))[0]
+    return r2(measured, predicted, np.zeros(len(measured), dtype=np.int64))[0] if measured.shape[1] else float("nan")
 
 
-def _ceiling(measured: Float[np.ndarray, "cell unit"], noise: Float[np.ndarray, "cell unit"]) -> float:
-    return _r2(measured, measured - np.sqrt(noise))  # the true means are off by as much in the mean of squares
+def _ceilings(
+    measured: Float[np.ndarray, "cell unit"], noise: Float[np.ndarray, "cell unit"]
+) -> Float[np.ndarray, " unit"]:
+    """Return for each unit the R2 of the true means; 0 where nothing varies."""
+    known = np.isfinite(measured)
+    center = np.where(known, measured, 0.0).sum(0) / np.maximum(known.sum(0), 1)
+    total = np.where(known, (measured - center) ** 2, 0.0).sum(0)
+    varies = total > 1e-20 * np.where(known, measured**2, 0.0).sum()
+    return np.where(varies, 1 - np.where(known, noise, 0.0).sum(0) / np.where(varies, total, 1.0), 0.0)

@@ -18,7 +18,8 @@ class ResidualR2:
 
     The part that is not stimulus-locked; ``psth_r2`` is of the other. Nothing is smoothed, so the noise of counts keeps
     it low: the ceiling is that of the true rates of a simulation. ``residual_r2`` is of units that the model saw,
-    ``co_residual_r2`` of held-out units; means over units. ``n`` counts bins.
+    ``co_residual_r2`` of held-out units; pooled over units, as those of few spikes have little to tell. ``n`` counts
+    bins.
     """
 
     name = "residual_r2"
@@ -45,7 +46,7 @@ def _scores(evaluation: Evaluation, name: str, units: tuple[int, ...], seen: boo
 
     def of(rates: np.ndarray) -> tuple[float, float | None]:
         left = cells.residuals(rates[:, list(units)].astype(np.float64), there)[in_time]
-        return r2(truth, left, groups, center=zero)
+        return r2(truth, left, groups, pooled=True, center=zero)
 
     value, spread = of(evaluation.rates("test"))
     if not np.isfinite(value):
