@@ -19,19 +19,24 @@ _SHARE_OF_STEPS = 0.1  # of those that the model was trained for: layers of one 
 
 
 def adaptation(experiment: Experiment, source: str | None, everything: bool) -> Experiment:
-    """Return the settings of a run that adapts the model of another one: the same, for a tenth of the steps.
+    """Return the settings of a run that adapts the model of another one: the same, for a tenth of the steps at first.
 
     Parameters
     ----------
-    experiment : of the trained run, as it was resolved.
+    experiment : of the trained run, as it was resolved; the run may have adapted a model itself.
     source : its folder; None for a model that is in memory.
-    everything : fit all parameters, for as many steps as before.
+    everything : fit all parameters, for as many steps as the first fit.
     """
-    trainer = experiment.trainer
-    if not everything and trainer.max_steps is not None:
-        trainer = dataclasses.replace(trainer, max_steps=math.ceil(_SHARE_OF_STEPS * trainer.max_steps))
+    first = experiment.adapt_steps or experiment.trainer.max_steps
+    steps = first if everything or first is None else math.ceil(_SHARE_OF_STEPS * first)
     return dataclasses.replace(
-        experiment, trainer=trainer, adapt=source, adapt_everything=everything, name=None, resume=None
+        experiment,
+        trainer=dataclasses.replace(experiment.trainer, max_steps=steps),
+        adapt=source,
+        adapt_everything=everything,
+        adapt_steps=first,
+        name=None,
+        resume=None,
     )
 
 

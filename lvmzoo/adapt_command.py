@@ -30,7 +30,7 @@ the overrides.
 [bold]Examples[/bold]
   lvmzoo adapt RUN_FOLDER data.path=NEW.nwb
   lvmzoo adapt RUN_FOLDER "data.path=[OLD.nwb,NEW.nwb]"   labels of the new session are matched to those of the old
-  lvmzoo adapt ADAPTED_RUN --everything                   then fit all parameters on, body included
+  lvmzoo adapt ADAPTED_RUN --everything                   then fit all parameters, for as many steps as at first
 """
 
 

@@ -147,6 +147,7 @@ class Experiment:
     resume: str | None = None  # a run folder to continue
     adapt: str | None = None  # a run folder whose model learns new sessions; `lvmzoo adapt` sets it
     adapt_everything: bool = False  # with adapt: fit all parameters, not the layers of new sessions alone
+    adapt_steps: int | None = None  # with adapt: trainer.max_steps of the first fit; `lvmzoo adapt` sets it
     report: bool = True  # write report.html
 
     def __post_init__(self) -> None:

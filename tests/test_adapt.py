@@ -73,6 +73,8 @@ def test_only_the_new_sessions_layers_are_fitted(fitted: Estimator) -> None:
         assert torch.equal(value, before[name]), f"{name} of the first model changed"
     assert all(parameter.requires_grad for parameter in adapted.run_.model.parameters())
     assert adapted.transform(NEW)[0].shape == (600, 3)
+    again = adapted.adapt(recording("third", 7, 2))
+    assert int(again.run_.history["step"].iloc[-1]) == 3  # a tenth of the first fit, not of the adapted one
 
 
 def test_a_known_session_keeps_its_layers_beside_a_new_one(fitted: Estimator) -> None:
@@ -147,7 +149,7 @@ def test_the_command_makes_a_run_of_its_own(
     assert main(["adapt", str(first.parent / "second"), "--everything", "name=third"]) == 0
     third = read_experiment(first.parent / "third")
     assert third.adapt_everything
-    assert third.trainer.max_steps == 3
+    assert third.trainer.max_steps == 30  # of the first fit, not of the one that was adapted
     assert third.data.path == str(new)
 
 
