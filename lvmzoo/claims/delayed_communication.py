@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lvmzoo.claims.delayed_exchange import Predicted
+from lvmzoo.claims.delayed_exchange import Predicted, joined
+from lvmzoo.claims.delayed_latents import latents_alone, same_latents, without_courses
 from lvmzoo.inference.delayed_beginning import fit_anew
 from lvmzoo.inference.delayed_expectations import posterior_means
 from lvmzoo.inference.delayed_processes import DelayedProcesses
@@ -36,6 +37,7 @@ class Predictions:
     fold: Int[Tensor, " tested"]  # of each trial with predictions
     left: Float[Tensor, "tested number"]  # sum of squares that is left, by number of processes across regions, from 0
     predicted: Predicted  # of the same trials, by all processes
+    latents: Predicted  # each process across regions in place of a unit: as the first region tells it, and the second
 
     def explained(self, rows: Int[Tensor, " row"] | None = None) -> Float[Tensor, "fold number"]:
         """Return the share of the variance that is predicted in each fold; ``rows``: of a resample of the trials."""
@@ -59,6 +61,7 @@ def shared_strength(model: DelayedProcesses, one: int, other: int) -> Float[Tens
 
 def cross_validated(
     activity_of_fold: Callable[[Bool[Tensor, " trial"]], Float[Tensor, "trial bin unit"]],
+    residual_of_fold: Callable[[Bool[Tensor, " trial"]], Float[Tensor, "trial bin unit"]] | None,
     valid: Bool[Tensor, "trial bin"],
     observed: Bool[Tensor, "trial bin unit"],
     fold: Int[Tensor, " trial"],
@@ -72,34 +75,41 @@ def cross_validated(
     Parameters
     ----------
     activity_of_fold : activity as it is modeled, given which trials are for training.
+    residual_of_fold : the same less the mean course of each condition; None: it is.
     valid, observed : of all trials.
     fold : of each trial.
-    shape : its numbers of processes and its regions are those of the fits.
+    shape : its numbers of processes, their order and its regions are those of the fits.
     counts : whether the activity is.
     pairs : ordered.
     progress : is told the fraction done.
     """
     folds = int(fold.max()) + 1
-    parts: dict[tuple[int, int], list[tuple[Tensor, Predicted]]] = {pair: [] for pair in pairs}
+    parts: dict[tuple[int, int], list[tuple[Tensor, Predicted, Predicted]]] = {pair: [] for pair in pairs}
     for k in range(1, folds):
         held, before = fold == k, fold < k
         data = Recordings(activity_of_fold(before), valid, observed)
         model = fit_anew(data.some(before), shape.regions, shape.across, shape.within, counts, PASSES, GAIN)
         test = data.some(held)
-        means: dict[int, Tensor] = {}
+        order = same_latents(model, shape, data.some(before))
+        rest, apart = data, model
+        if residual_of_fold is not None:
+            rest = Recordings(residual_of_fold(before), valid, observed)
+            apart = without_courses(model, rest.some(before), counts)
+        means, alone = {}, {}
+        for region in sorted({region for pair in pairs for region in pair}):
+            means[region] = posterior_means(model, *test.only(model.regions[region]))
+            alone[region] = latents_alone(apart, rest.some(held), region, order)
+        shown = test.valid[..., None].expand(-1, -1, shape.across)
         for source, target in pairs:
-            if source not in means:
-                only = torch.zeros_like(test.observed)
-                only[..., model.regions[source]] = test.observed[..., model.regions[source]]
-                means[source] = posterior_means(model, test.activity, test.valid, only)
-            parts[source, target].append(_predicted(model, test, means[source], source, target))
+            whole = _predicted(model, test, means[source], source, target)
+            own = Predicted(alone[source][:, :, target], alone[target][:, :, target], shown)
+            parts[source, target].append((*whole, own))
         progress(k / (folds - 1))
     tested = fold[fold > 0]  # folds are contiguous: trials come in their order
     found = {}
     for pair, folded in parts.items():
-        left, predicted = zip(*folded, strict=True)
-        whole = (torch.cat([getattr(part, name) for part in predicted]) for name in ("prediction", "target", "shown"))
-        found[pair] = Predictions(tested, torch.cat(left), Predicted(*whole))
+        left, predicted, latents = zip(*folded, strict=True)
+        found[pair] = Predictions(tested, torch.cat(left), joined(predicted), joined(latents))
     return found
 
 

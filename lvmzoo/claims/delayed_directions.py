@@ -8,7 +8,7 @@ from torch import Tensor
 from lvmzoo.claims.delayed_communication import shared_strength
 from lvmzoo.claims.delayed_study import Study, around
 from lvmzoo.claims.nulls import band, holm
-from lvmzoo.claims.support import LEVEL
+from lvmzoo.claims.support import LEVEL, Measured, corrected
 from lvmzoo.findings import Claim, Profile, Question
 
 __all__ = ["delay_claims", "direction_claims", "lag_profiles"]
@@ -21,10 +21,12 @@ def delay_claims(
 ) -> dict[tuple[int, int, int], Claim]:
     """Return the delay of each latent, by the likelihood ratio of a refit without it.
 
-    Without something shared, a delay is of nothing: where communication cannot be told, no delay can.
+    Without something shared, a delay is of nothing: where communication cannot be told, no delay can. Nor is a delay of
+    anything that the regions exchange where they communicate by other latents alone.
     """
     cases = list(study.ratios)
     ps = dict(zip(cases, holm([_chi_square_tail(study.ratios[case]) for case in cases]), strict=True))
+    own = _exchanged(study)
     how = f"{study.settings.resamples} refits to resampled trials"
     if not study.settings.resamples or study.trials < 2:
         how = "Fisher information, readouts taken as known"
@@ -41,12 +43,12 @@ def delay_claims(
         if shared is None:
             p, note = None, study.unknown
         else:
-            p = max(ps[one, other, latent], shared)
-            note += ", and never below the p of communication"
+            p = max(ps[one, other, latent], shared, own[one, other, latent])
+            note += ", and never below the p of communication, nor that of this latent being shared trial by trial"
             if rank >= useful[pair]:
                 p = 1.0
                 note += "; predicts nothing in trials left out"
-            note += f"; interval: {how}"
+            note += f"; interval: {how}" + (f"; {study.unjudged}" if study.unjudged else "")
         claims[one, other, latent] = Claim(
             Question.DELAY,
             *study.called(pair),
@@ -55,11 +57,20 @@ def delay_claims(
             "ms",
             around(value, samples),
             p,
-            evidence=None if p is None else p <= LEVEL,
+            evidence=None if p is None or study.unjudged else p <= LEVEL,
             item=f"latent {latent + 1}",
             note=note,
         )
     return claims
+
+
+def _exchanged(study: Study) -> dict[tuple[int, int, int], float]:
+    """Return p-values of each latent being shared trial by trial, corrected for all latents of all pairs."""
+    if study.unknown:
+        return {}
+    found = study.latent_exchanges
+    ps = corrected([Measured(one.observed, one.null.tolist()) for one in found.values()])
+    return {case: p for case, p in zip(found, ps, strict=True) if p is not None}
 
 
 def direction_claims(study: Study, delays: dict[tuple[int, int, int], Claim]) -> list[Claim]:
@@ -80,7 +91,6 @@ def direction_claims(study: Study, delays: dict[tuple[int, int, int], Claim]) ->
             own = [claim for (a, b, _), claim in delays.items() if (a, b) == (one, other)]
             leading = [claim for claim in own if sign * claim.value > 0]
             ps = [claim.p for claim in leading if claim.p is not None]
-            unknown = all(claim.evidence is None for claim in own)
             claims.append(
                 Claim(
                     Question.DIRECTION,
@@ -89,9 +99,9 @@ def direction_claims(study: Study, delays: dict[tuple[int, int, int], Claim]) ->
                     "share of the shared variance in latents that it leads",
                     "",
                     around(value, samples),
-                    None if unknown else min(ps, default=1.0),
-                    evidence=None if unknown else any(claim.evidence for claim in leading),
-                    note="p: the smallest of the delays of these latents" if not unknown else own[0].note,
+                    None if study.unknown else min(ps, default=1.0),
+                    evidence=None if study.unjudged else any(claim.evidence for claim in leading),
+                    note=study.unjudged or "p: the smallest of the delays of these latents",
                 )
             )
     return claims

@@ -10,7 +10,7 @@ and .04 are so).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lvmzoo.claims.nulls import cells, permutations, without_drift
 
-__all__ = ["Exchange", "Predicted", "exchange", "exchangeable", "orders"]
+__all__ = ["Exchange", "Predicted", "exchange", "exchangeable", "joined", "orders"]
 
 BLOCK = 10  # trials among which trials are exchanged
 
@@ -30,6 +30,15 @@ class Predicted:
     prediction: Float[Tensor, "trial bin unit"]  # in private deviations
     target: Float[Tensor, "trial bin unit"]  # activity less its mean, in private deviations
     shown: Bool[Tensor, "trial bin unit"]
+
+    def of(self, unit: int) -> Predicted:
+        """Return those of one unit."""
+        return Predicted(*(values[..., unit, None] for values in (self.prediction, self.target, self.shown)))
+
+
+def joined(parts: Sequence[Predicted]) -> Predicted:
+    """Return those of all trials, one part after the other."""
+    return Predicted(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Predicted)))
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,7 @@ def _method(study: Study) -> str:
     return (
         f"{int(study.fold.max()) + 1} folds, each but the first predicted by a model of the trials before it; null: "
         f"trials of one region exchanged with each other, within condition and among neighbors{many}; there is no "
-        "control within a region to compare with"
-        + ("" if study.settings.resamples else "; no interval to judge by: model.resamples is 0")
+        "control within a region to compare with" + (f"; {study.unjudged}" if study.unjudged else "")
     )
 
 
@@ -122,8 +121,7 @@ def _dimensions(
             note += "; interval: resampled trials, predicted by the same fits"
             claim = replace(claim, value=float(chosen), interval=spread, note=note)
         elif shared is None:
-            why = study.unknown or "no interval to judge communication by: model.resamples is 0"
-            claim = replace(claim, note=why)
+            claim = replace(claim, note=study.unjudged)
         else:
             claim = replace(claim, note="nothing is counted where no communication is found")
         claims.append(claim)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +27,7 @@ from lvmzoo.parts.residuals import Residuals
 __all__ = ["Settings", "Study", "around"]
 
 FEWEST_WAYS = 1_000  # to exchange trials, for a null
+NO_INTERVAL = "no interval to judge communication by: model.resamples is 0"
 FLAT = 1e-12  # standard deviation of a unit, as a share of its root mean square, that is rounding
 
 
@@ -73,7 +74,7 @@ class Study:
         self.model, self.ratios = tested
         self.draws = self._draws()
         self.predictions = self._predictions()
-        self.exchanges = self._exchanges()
+        self.exchanges, self.latent_exchanges = self._exchanges()
 
     def _draws(self) -> Draws:
         resamples = self.settings.resamples
@@ -94,7 +95,8 @@ class Study:
             return {}
         ordered = [pair for one, other in self.pairs for pair in ((one, other), (other, one))]
         return cross_validated(
-            self._activity,
+            partial(self._activity, residuals=self.settings.residuals),
+            None if self.settings.residuals else partial(self._activity, residuals=True),
             self.data.valid,
             self.data.observed,
             self.fold,
@@ -104,26 +106,28 @@ class Study:
             lambda done: self.progress("Predictions of trials left out", done),
         )
 
-    def _activity(self, train: Bool[Tensor, " trial"]) -> Float[Tensor, "trial bin unit"]:
-        """Return the activity less condition means of the training trials, where they are wanted."""
-        residuals = Residuals([self.batch.layout], self.settings.residuals).to(train.device)
-        residuals.prepare([self.batch.map(lambda tensor: tensor[train])])
-        return residuals(self.batch).masked_fill(self.flat, 0.0)
+    def _activity(self, train: Bool[Tensor, " trial"], residuals: bool) -> Float[Tensor, "trial bin unit"]:
+        """Return the activity, less condition means of the training trials where they are wanted."""
+        means = Residuals([self.batch.layout], residuals).to(train.device)
+        means.prepare([self.batch.map(lambda tensor: tensor[train])])
+        return means(self.batch).masked_fill(self.flat, 0.0)
 
-    def _exchanges(self) -> dict[tuple[int, int], Exchange]:
+    def _exchanges(self) -> tuple[dict[tuple[int, int], Exchange], dict[tuple[int, int, int], Exchange]]:
+        """Exchange trials: of predictions of each pair of regions, and of each latent that the two may share."""
         if not self.predictions:
-            return {}
+            return {}, {}
         tested, settings = self.fold > 0, self.settings
         condition = None if self.batch.condition is None else self.batch.condition[tested]
         regions = sorted({region for pair in self.pairs for region in pair})
         cell = exchangeable(self.fold[tested], condition)
         order = orders(cell, regions, settings.permutations, self.generator)
-        return {
-            (a, b): exchange(
-                self.predictions[a, b].predicted, self.predictions[b, a].predicted, condition, order[a], order[b]
-            )
-            for a, b in self.pairs
-        }
+        whole, latents = {}, {}
+        for a, b in self.pairs:
+            there, back = self.predictions[a, b], self.predictions[b, a]
+            whole[a, b] = exchange(there.predicted, back.predicted, condition, order[a], order[b])
+            for j in range(self.model.across):
+                latents[a, b, j] = exchange(there.latents.of(j), back.latents.of(j), condition, order[a], order[b])
+        return whole, latents
 
     @cached_property
     def unknown(self) -> str:
@@ -142,6 +146,11 @@ class Study:
                 + (f"; set model.folds={fewer[0]}" if fewer else "")
             )
         return too_few(self.settings.permutations)
+
+    @property
+    def unjudged(self) -> str:
+        """Why there is evidence neither for communication nor against it; empty where there is."""
+        return self.unknown or ("" if self.settings.resamples else NO_INTERVAL)
 
     def _log_ways(self, folds: int) -> float:
         """Return the logarithm of the number of ways to exchange trials left out, were there so many folds."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -33,6 +34,12 @@ class Recordings(NamedTuple):
     def some(self, rows: Tensor) -> Recordings:
         """Return some of the trials, in the order given; one may come more than once."""
         return Recordings(*(tensor[rows] for tensor in self))
+
+    def only(self, units: slice) -> Recordings:
+        """Return the same trials with all other units hidden."""
+        observed = torch.zeros_like(self.observed)
+        observed[..., units] = self.observed[..., units]
+        return self._replace(observed=observed)
 
 
 def refine(

@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from lvmzoo.claims.delayed_exchange import Predicted, exchange, exchangeable, orders
+from lvmzoo.claims.delayed_latents import latents_alone, same_latents
 from lvmzoo.claims.delayed_study import around
 from lvmzoo.claims.nulls import log_exchanges, p_value
+from lvmzoo.inference import delayed_expectations
+from lvmzoo.inference.delayed_expectations import posterior_means
+from lvmzoo.inference.delayed_processes import DelayedProcesses
+from lvmzoo.inference.delayed_refits import Recordings
 
 
 @pytest.mark.parametrize(("samples", "coverage"), [(10, 9 / 11), (38, 37 / 39), (39, 0.95), (200, 0.95)])
@@ -96,3 +101,51 @@ def test_trials_of_unlike_length_do_not_pass_for_communication() -> None:
         found = exchange(*ragged(seed, lengths), None, order[0], order[1])
         rejections += p_value(found.observed, found.null) <= 0.05
     assert 4 <= rejections <= 24
+
+
+def two_latents(seed: int) -> DelayedProcesses:
+    """Return two regions of three units that see two latents; directions of the latents are not orthogonal."""
+    generator = torch.Generator().manual_seed(seed)
+    return DelayedProcesses(
+        torch.tensor([3.0, 2.0], dtype=torch.float64),
+        torch.tensor([[0.0, 0.0], [0.0, 2.0]], dtype=torch.float64),
+        1.0 + torch.randn(6, 2, generator=generator, dtype=torch.float64),
+        torch.zeros(6, dtype=torch.float64),
+        torch.full((6,), 0.5, dtype=torch.float64),
+        (slice(0, 3), slice(3, 6)),
+    )
+
+
+def recordings(model: DelayedProcesses, seed: int) -> Recordings:
+    activity = delayed_expectations.draw(model, 50, 20, seed)[1]
+    shown = torch.ones(activity.shape, dtype=torch.bool)
+    return Recordings(activity, shown[..., 0], shown)
+
+
+def test_latents_are_known_again_in_another_order_and_sign() -> None:
+    model = two_latents(0)
+    turned = model._replace(
+        timescales=model.timescales.flip(0), delays=model.delays.flip(1), readout=-model.readout.flip(1)
+    )
+    data = recordings(model, 0)
+    assert same_latents(turned, model, data).tolist() == [1, 0]
+    assert same_latents(model, model, data).tolist() == [0, 1]
+
+
+def test_a_latent_alone_takes_nothing_from_another_one() -> None:
+    """One that is silent is told of noise alone, where the posterior mean takes a part of the other for it."""
+    model = two_latents(1)
+    silent = model._replace(readout=model.readout * torch.tensor([1.0, 0.0]))
+    x, activity = delayed_expectations.draw(silent, 50, 20, 1)
+    data = recordings(silent, 1)._replace(activity=activity)
+    alone = latents_alone(model, data, 0, torch.tensor([1, 0]))[..., 0]
+    usual = posterior_means(model, *data.only(model.regions[0]))[..., 1]
+    active = x[:, :, 0, 0].flatten()
+
+    def leak(values: torch.Tensor) -> float:
+        return abs(float(values[:, :, 0].flatten() @ active / active.square().sum()))
+
+    assert leak(alone) < 0.3 * leak(usual)
+    other = data._replace(activity=data.activity.clone())
+    other.activity[..., 3:] += 10.0
+    assert torch.equal(latents_alone(model, other, 0, torch.tensor([1, 0]))[..., 0], alone)

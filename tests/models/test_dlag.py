@@ -316,6 +316,19 @@ def test_what_cannot_be_told_is_no_answer() -> None:
     assert "set model.folds=3" in found.claims[0].note
 
 
+def test_without_an_interval_nothing_is_judged() -> None:
+    """Neither communication nor what rests on it; delays have the interval of the Fisher information."""
+    data = coupled(0, 1, trials=40, bins=6, units=(3, 3), shared=1, own=1)
+    found = fit([data], DLAGConfig(across=1, within=0, resamples=0, permutations=39), 10).findings(data, 0)
+    for claim in found.claims:
+        assert claim.evidence is None
+        assert "model.resamples is 0" in claim.note
+    (delay,) = claims(found, Question.DELAY)
+    assert delay.p is not None
+    assert delay.interval is not None
+    assert not any(profile.marks for profile in found.profiles)
+
+
 def test_nothing_is_counted_without_communication() -> None:
     data = independent("autocorrelated", 1, latents=1, trials=40, bins=12, units=(4, 4))
     model = fit([data], DLAGConfig(across=1, within=1, resamples=2, permutations=39, folds=2), 30, 1e-5)

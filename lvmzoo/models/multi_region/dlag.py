@@ -279,8 +279,8 @@ class DLAG(StatisticsModel, Reconstructs, Communicates, Connects, Samples, Score
         """Return claims about every pair of regions, from a refit to the trials of this session alone.
 
         COMMUNICATION: each region predicts the other in trials left out. DELAY of each latent: likelihood ratio of a
-        refit without delay. DIRECTION: the share of the shared variance that a region leads. DIMENSIONS: the number of
-        latents that predict a region from the other.
+        refit without delay, if the latent is shared beyond courses that trials repeat. DIRECTION: the share of the
+        shared variance that a region leads. DIMENSIONS: the number of latents that predict a region from the other.
         """
         session = batch.layout.session
         settings = Settings(self.config.residuals, self.config.folds, self.config.permutations, self.config.resamples)

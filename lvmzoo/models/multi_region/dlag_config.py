@@ -19,7 +19,7 @@ class DLAGConfig:
     residuals: bool = False  # subtract each condition's mean course over the training trials
     folds: int = 5  # of contiguous trials, for the numbers of latents and for predicting regions from each other
     permutations: int = 200  # of trials between regions, for the null; 0: no null
-    resamples: int = 100  # bootstrap of trials, for intervals; 0: of delays by the Fisher information, else none
+    resamples: int = 100  # bootstrap of trials, for intervals; 0: those of delays by Fisher information, no evidence
 
     def __post_init__(self) -> None:
         """Refuse what there is not; raises UserError."""
