@@ -1,9 +1,10 @@
 """Position of a rat on a linear track from 31 hippocampal units: a contrastive embedding beside smoothed counts.
 
 Each of five contiguous folds of the tracked time, the first half of the session, is tested once, with gaps. The model
-is that of configs/experiment/head_direction.yaml but for size and steps. Counts are smoothed as for the model, and more widely.
-Both are read out by nearest neighbors, by ridge regression, and by the one of them that is better on validation bins,
-which is what is judged of the embedding; it is to exceed the best of all that is read out of counts, on test bins.
+is that of configs/experiment/head_direction.yaml but for size and steps. Counts are smoothed as for the
+model, and more widely. Both are read out by nearest neighbors, by ridge regression, and by the one of them that is
+better on validation bins, which is what is judged of the embedding; it is to exceed the best of all that is read out
+of counts, on test bins.
 """
 
 from __future__ import annotations
