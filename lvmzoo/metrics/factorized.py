@@ -100,4 +100,6 @@ class Nearest:
         return np.asarray(self._all.kneighbors(queries, neighbors, return_distance=False))
 
     def _scaled(self, points: np.ndarray) -> np.ndarray:
+        if not points.shape[1]:  # no latents: all are alike
+            return np.zeros((len(points), 1))
         return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12) if self._cosine else points

@@ -94,4 +94,4 @@ class Forward:
         hidden, shown = latents[ends], latents[~ends]
         if not len(hidden) or not np.isfinite(latents).all():
             return False
-        return bool(hidden.var(0).max() > 1e-12 * max(shown.var(0).max(initial=0.0), 1e-300))
+        return bool(hidden.var(0).max(initial=0.0) > 1e-12 * max(shown.var(0).max(initial=0.0), 1e-300))

@@ -87,7 +87,7 @@ def fit_readout(
 
     Parameters
     ----------
-    latents : training latents.
+    latents : training latents; without any, what is read out is the mean rate.
     counts : spikes per bin in the same bins.
     recorded : samples that count; None: all.
     coordinates : that are taken as they are; None: chosen as said above.
@@ -152,6 +152,9 @@ def _bases(
     x: Float[Tensor, "bin latent"], center: Float[Tensor, " latent"]
 ) -> Iterator[Float[Tensor, "latent coordinate"]]:
     """Give maps of centered latents to uncorrelated coordinates: first of unit variance, then in their own scale."""
+    if not x.shape[1]:  # nothing to read from: mean rates
+        yield x.new_zeros(0, 0)
+        return
     x = x - center
     spread = x.square().mean(0).sqrt()
     varies = spread > 1e-12 * center.abs()  # else the deviations are rounding errors of the mean

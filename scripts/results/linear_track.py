@@ -1,10 +1,9 @@
 """Position of a rat on a linear track from 31 hippocampal units: a contrastive embedding beside smoothed counts.
 
-Each of five contiguous folds of the tracked time, the first half of the session, is tested once, with gaps. The model
-is that of configs/experiment/head_direction.yaml but for size and steps. Counts are smoothed as for the
-model, and more widely. Both are read out by nearest neighbors, by ridge regression, and by the one of them that is
-better on validation bins, which is what is judged of the embedding; it is to exceed the best of all that is read out
-of counts, on test bins.
+Each of five contiguous folds of the tracked time, the first half of the session, is tested once, with gaps. Counts are
+smoothed as for the model, and less. Both are read out by nearest neighbors, by ridge regression, and by the one of them
+that is better on validation bins, which is what is judged of the embedding; it is to exceed the best of all that is
+read out of counts, on test bins.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ JUDGED = "readout chosen on validation bins"
 SETTINGS = [
     "model=contrastive",
     "model.positives=behavior",
-    "model.delta=0.1",
-    "model.receptive_field_bins=15",
+    "model.latents=8",
+    "model.delta=0.25",
+    "model.receptive_field_bins=5",
     "model.hidden=32",
     "model.temperature=0.2",
     "data=nwb",
     "data.bin_width_s=0.1",
-    "data.smoothing_s=0.3",
+    "data.smoothing_s=1.0",
     f"data.split={{by: folds, folds: {FOLDS}, validation: 0.15}}",
     "trainer={max_steps: 600, batch_size: 512, validate_every_steps: 50, patience: 4, threads: 1, progress: false}",
 ]

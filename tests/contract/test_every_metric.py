@@ -55,6 +55,19 @@ def test_each_metric_gives_a_row_somewhere():
     assert not silent
 
 
+def test_a_model_of_no_latents_is_scored_by_all():
+    """Cross-validation may choose none."""
+
+    class Empty(Base):
+        def latents(self, batch):
+            return super().latents(batch)[..., :0]
+
+    session = make_session()
+    found = score(Evaluation(Empty(session), session))
+    assert found
+    assert all(math.isfinite(row.value) or row.note for row in found)
+
+
 @everywhere
 @all_models
 @all_metrics

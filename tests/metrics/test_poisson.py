@@ -136,3 +136,9 @@ def test_many_latents_that_carry_their_noise_in_small_directions_are_read_out_in
     assert not readout.whitened
     found = bits_per_spike(readout.rates(x[600:]), counts[600:].numpy())
     assert found > 0.7 * bits_per_spike(rates[600:], counts[600:].numpy())
+
+
+def test_without_latents_the_readout_is_the_mean_rate():
+    counts = torch.from_numpy(np.random.default_rng(0).poisson(0.5, (400, 3)))
+    rates = fit_readout(np.zeros((400, 0)), counts).rates(np.zeros((2, 0)))
+    np.testing.assert_allclose(rates, np.tile(counts.double().mean(0).numpy(), (2, 1)), rtol=0.01)
