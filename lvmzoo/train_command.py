@@ -131,7 +131,8 @@ def _print_scores(finished: Run) -> None:
     for column in columns[: 5 if len({score.session for score in finished.scores}) > 1 else 4]:
         table.add_column(column, justify="right" if column == "value" else "left")
     for score in finished.scores:
-        spread = f" ± {score.spread:.2g}" if score.spread else ""  # none, or of a single thing
+        tells = score.spread and score.spread > 1e-9 * abs(score.value)  # else none, of a single thing, or rounding
+        spread = f" ± {score.spread:.2g}" if tells else ""
         cells = (score.metric, score.target, f"{score.value:.4g}{spread}", score.unit, score.session)
         table.add_row(*(escape(cell) for cell in cells[: len(table.columns)]))
     if finished.scores:

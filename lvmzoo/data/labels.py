@@ -47,7 +47,7 @@ class Labels:
     ) -> None:
         self.labeled: Bool[np.ndarray, " bin"] = _labeled(values, variables)
         if not self.labeled.any():
-            raise _no_label(variables, session)
+            raise _no_label(values, variables, session)
         if scales is None:
             scales = label_scales(variables, {session: values})
         smooth = [name for name, variable in variables.items() if variable.kind is not Kind.CATEGORICAL]
@@ -107,7 +107,7 @@ def label_scales(variables: Mapping[str, Variable], sessions: Mapping[str, Value
     for session, values in sessions.items():
         labeled = _labeled(values, variables)
         if not labeled.any():
-            raise _no_label(variables, session)
+            raise _no_label(values, variables, session)
         for name, variable in variables.items():
             known[name].append(values[name][labeled].astype(np.float64))
             _refuse_constant(name, variable, known[name][-1], session)
@@ -136,10 +136,12 @@ def _names(row: Float[np.ndarray, " variable"], levels: Sequence[Sequence[str]])
     return [names[int(value)] if names else float(value) for value, names in zip(row, levels, strict=True)]
 
 
-def _no_label(variables: Mapping[str, Variable], session: str) -> UserError:
+def _no_label(values: Values, variables: Mapping[str, Variable], session: str) -> UserError:
+    known = ", ".join(f"'{name}' in {_labeled(values, {name: variables[name]}).mean():.0%}" for name in variables)
     return UserError(
         f"No bin of session '{session}' has a label for {_listed(variables)}.",
-        "A behavior positive is a bin with a similar label; every variable must be known in the same bin.",
+        "A behavior positive is a bin with a similar label; every variable must be known in the same bin. "
+        f"Known of training bins: {known}.",
         "Set model.behavior to variables that were tracked, or model.positives=time.",
     )
 

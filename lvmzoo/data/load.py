@@ -138,7 +138,7 @@ def _split(grid: Grid, binned: Binned, config: DataConfig, window_bins: int) -> 
     gap_s = window_s + smoothing_s + min(memory_s, room_s)
     gap_s = math.ceil(gap_s / grid.bin_width_s - 1e-6) * grid.bin_width_s
     said = (
-        f"Split: contiguous blocks with a gap of {gap_s:.3g} s (window {window_s:.3g} s, "
+        f"Split: contiguous blocks with a gap of {gap_s:.3g} s at least (window {window_s:.3g} s, "
         f"smoothing {smoothing_s:.3g} s, autocorrelation time of the activity {memory_s:.3g} s)."
     )
     if memory_s > room_s:

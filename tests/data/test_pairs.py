@@ -210,6 +210,10 @@ def test_what_cannot_be_drawn_is_said() -> None:
     unlabeled = labeled_trials([30], {"x": (Kind.CONTINUOUS, np.full(30, np.nan))})
     with pytest.raises(UserError, match="No bin of session 'made' has a label for 'x'"):
         PairSampler([unlabeled], PairSampling(5, 5, "behavior", 1, ("x",)), 8, 0)
+    half = np.where(np.arange(30) < 15, np.arange(30.0), np.nan)
+    apart = labeled_trials([30], {"x": (Kind.CONTINUOUS, half), "y": (Kind.CONTINUOUS, half[::-1].copy())})
+    with pytest.raises(UserError, match="Known of training bins: 'x' in 50%, 'y' in 50%"):
+        PairSampler([apart], PairSampling(5, 5, "behavior", 1, ("x", "y")), 8, 0)
     edge = np.full(30, np.nan)
     edge[:4] = np.arange(4)
     with pytest.raises(UserError, match="no whole window around a bin with a label for 'x'"):
