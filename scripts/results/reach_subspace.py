@@ -41,7 +41,9 @@ def run() -> list[dict[str, Any]]:
             made = fit([*overrides, *smoothed])
             assert made.sessions is not None
             found[name] = decoded(made.model, made.sessions[0])
-        found |= ridges(made.sessions[0])
+            if not smoothed:
+                counts = made.sessions[0]
+        found |= ridges(counts)
         best = max(value for name, (value, _) in found.items() if name in MODELS)
         for name, (value, spread) in found.items():
             bounded = name in MODELS and name not in CAUSAL
