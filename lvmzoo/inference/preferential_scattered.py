@@ -51,7 +51,7 @@ class Scattered(NamedTuple):
         cls,
         observer: Observer,
         part: Pattern,
-        mask: Bool[np.ndarray, "bin unit"],
+        mask: Bool[np.ndarray, "own unit"],  # bins up to the last observed one, of which the batch may hold more
         activity: Num[Tensor, "trial bin unit"],
         inputs: Float[Tensor, "trial bin input"] | None,
     ) -> Scattered:
