@@ -4,10 +4,10 @@ Profiles are taken less their mean over the null, lag by lag: what shared condit
 shift predictor of Perkel, Gerstein & Moore 1967, doi:10.1016/S0006-3495(67)86597-4); the sides of lag zero and the
 delay are of a map from whose covariances it was taken already. Three things of each pair are tested as one family: the
 height of the peak, and the best lag on either side of zero less the best on the other, which are alike for what is
-shared without delay. Each is standardized by its null, and p-values are corrected for all of
-them, all lags and all pairs by the maximum statistic, step by step (Westfall & Young 1993). Any of the three says that
-two regions share activity, so that a direction never stands without it; a delay is said of a peak on the side that
-survives, so that it never stands without its direction.
+shared without delay. Each is standardized by its null, and p-values are corrected for all of them, all lags and all
+pairs by the maximum statistic, step by step (Westfall & Young 1993). Any of the three says that two regions share
+activity, so that a direction never stands without it; a delay is said of a peak on the side that survives, so that it
+never stands without its direction.
 """
 
 from __future__ import annotations
