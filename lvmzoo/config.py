@@ -14,6 +14,9 @@ from lvmzoo.errors import UserError, unknown
 __all__ = ["DataConfig", "Experiment", "LoggerConfig", "SplitConfig", "TrainerConfig"]
 
 
+FOLDS = 5
+
+
 @dataclass(frozen=True)
 class SplitConfig:
     """How trials, or stretches of a continuous recording, become training, validation and test data."""
@@ -29,14 +32,25 @@ class SplitConfig:
     train_trials: list[int] | None = None  # by=list: indices; null: all trials that the next two do not name
     validation_trials: list[int] | None = None  # by=list: indices
     test_trials: list[int] | None = None  # by=list: indices
-    folds: int = 5  # by=folds: number of folds
-    fold: int = 0  # by=folds: which fold is tested
+    folds: int | None = None  # number of contiguous folds, 5 for by=folds; a number here means by=folds
+    fold: int | None = None  # by=folds: which fold is tested; null: each of them, in a sweep
+    untouched: float = 0.0  # by=folds: fraction at the end of the recording that no fold sees
     held_out_units: Any = 0.0  # for co-smoothing: a fraction drawn from the seed, or a list of unit indices
     seed: int = 0  # of the draw of held-out units
 
     def __post_init__(self) -> None:
-        """Refuse a seed that no generator takes; raises UserError."""
+        """Raise UserError for a seed that no generator takes, or folds beside another way to split."""
         _at_least("data.split.seed", self.seed, 0)
+        if self.folds is None:
+            object.__setattr__(self, "folds", FOLDS if self.by == "folds" else None)
+        elif self.by == "blocks":
+            object.__setattr__(self, "by", "folds")
+        elif self.by != "folds":
+            raise UserError(
+                f"data.split.folds={self.folds} was given together with data.split.by={self.by}.",
+                "Folds are contiguous in time; each of them is tested once.",
+                "Leave one of the two out.",
+            )
 
 
 @dataclass(frozen=True)

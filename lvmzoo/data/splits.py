@@ -15,6 +15,7 @@ from lvmzoo.errors import UserError, unknown
 __all__ = ["PARTS", "Pieces", "Split", "plan_split", "with_gap"]
 
 PARTS = ("train", "validation", "test")
+UNTOUCHED = "untouched"  # what belongs to no part
 Blocks = tuple[tuple[str, float, float], ...]
 
 
@@ -75,19 +76,36 @@ def _blocks(config: SplitConfig) -> Blocks:
 
 def _fold_blocks(config: SplitConfig) -> Blocks:
     """Return one fold for testing, and validation beside it, on the side where more data are left."""
+    assert config.folds is not None
+    if config.fold is None:
+        raise UserError(
+            f"data.split.folds={config.folds} does not say which fold is tested.",
+            "A run tests one fold; a sweep runs all of them and pools their scores.",
+            "Add -m to run all of them, or data.split.fold=0 for the first.",
+        )
     if config.folds < 2 or not 0 <= config.fold < config.folds:
         raise UserError(
             f"data.split.fold={config.fold} of data.split.folds={config.folds} does not exist.",
             "There are at least 2 folds, and they are numbered from 0.",
             f"Choose a fold from 0 to {max(config.folds, 2) - 1}.",
         )
+    if not 0 <= config.untouched < 1:
+        raise UserError(
+            f"data.split.untouched={config.untouched:g} is not possible.",
+            "It is a fraction of the recording, from 0 to less than 1.",
+            "Try data.split.untouched=0.2.",
+        )
     _check_fractions(config.validation, 1.0 / config.folds)
     low, high = config.fold / config.folds, (config.fold + 1) / config.folds
+    blocks: Blocks
     if low >= 1.0 - high:
         middle = max(0.0, low - config.validation)
-        return (("train", 0.0, middle), ("validation", middle, low), ("test", low, high), ("train", high, 1.0))
-    middle = min(1.0, high + config.validation)
-    return (("train", 0.0, low), ("test", low, high), ("validation", high, middle), ("train", middle, 1.0))
+        blocks = (("train", 0.0, middle), ("validation", middle, low), ("test", low, high), ("train", high, 1.0))
+    else:
+        middle = min(1.0, high + config.validation)
+        blocks = (("train", 0.0, low), ("test", low, high), ("validation", high, middle), ("train", middle, 1.0))
+    seen = 1.0 - config.untouched
+    return (*((part, start * seen, stop * seen) for part, start, stop in blocks), (UNTOUCHED, seen, 1.0))
 
 
 def _check_fractions(validation: float, test: float) -> None:
@@ -103,7 +121,7 @@ def _check_fractions(validation: float, test: float) -> None:
 def _cut(grid: Grid, blocks: Blocks) -> Split:
     """Cut continuous stretches at fractions of all their bins."""
     total, offsets = grid.total_bins, grid.offsets
-    found: dict[str, list[tuple[int, int, int]]] = {part: [] for part in PARTS}
+    found: dict[str, list[tuple[int, int, int]]] = {part: [] for part in (*PARTS, UNTOUCHED)}
     for part, low, high in blocks:
         begin, end = round(low * total), round(high * total)
         for stretch in range(len(grid.n_bins)):
@@ -111,7 +129,7 @@ def _cut(grid: Grid, blocks: Blocks) -> Split:
             last = min(end, int(offsets[stretch + 1])) - int(offsets[stretch])
             if last > first:
                 found[part].append((stretch, first, last))
-    return {part: _pieces(rows) for part, rows in found.items()}
+    return {part: _pieces(found[part]) for part in PARTS}
 
 
 def _pieces(rows: Sequence[tuple[int, int, int]]) -> Pieces:
@@ -134,12 +152,12 @@ def _by_trial(grid: Grid, blocks: Blocks) -> Split:
     for i in range(len(blocks) - 1, 0, -1):  # a part that was asked for gets a trial
         if blocks[i][2] - blocks[i][1] > 1e-9:
             edges[i] = min(edges[i], edges[i + 1] - 1)
-    rows: dict[str, list[int]] = {part: [] for part in PARTS}
+    rows: dict[str, list[int]] = {part: [] for part in (*PARTS, UNTOUCHED)}
     for (part, _, _), low, high in zip(blocks, edges[:-1], edges[1:], strict=True):
         rows[part].extend(range(max(0, low), high))
     if not rows["train"]:
         raise _too_few(n, len(wanted))
-    return {part: _whole(grid, np.asarray(found)) for part, found in rows.items()}
+    return {part: _whole(grid, np.asarray(rows[part])) for part in PARTS}
 
 
 def _too_few(n: int, parts: int) -> UserError:

@@ -99,7 +99,7 @@ def binned_behavior(
         where = "; ".join(f"{part} data: {', '.join(names)}" for part, names in unseen.items())
         notes.append(
             f"Behavior without any value in the {where}. Choose the tracked part of the recording by data.tags, or "
-            "test on another part by data.split.by=folds data.split.fold=N."
+            "test on another part by data.split.folds=5 data.split.fold=N."
         )
     return values, variables, tuple(notes)
 

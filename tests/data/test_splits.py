@@ -64,6 +64,28 @@ def test_folds_test_every_trial_once():
     assert sorted(tested) == list(range(23))
 
 
+def test_folds_leave_the_end_of_the_recording_untouched():
+    tested, seen = [], set()
+    for fold in range(4):
+        split = SplitConfig(folds=4, fold=fold, untouched=0.25)
+        session = prepare([spike_trials(40)], DataConfig(split=split))[0]
+        tested += session.test.table["trial"].tolist()
+        seen.update(trial for part in parts(session) for trial in part.table["trial"])
+    assert sorted(tested) == list(range(30))
+    assert max(seen) == 29
+
+
+def test_a_number_of_folds_means_folds_and_needs_to_know_which():
+    assert SplitConfig(folds=3, fold=0).by == "folds"
+    assert SplitConfig(by="folds", fold=0).folds == 5
+    with pytest.raises(UserError, match=r"data.split.folds=3 does not say which fold .* Add -m"):
+        prepare([spike_trials()], DataConfig(split=SplitConfig(folds=3)))
+    with pytest.raises(UserError, match=r"data.split.folds=3 was given together with data.split.by=every"):
+        SplitConfig(by="every", folds=3)
+    with pytest.raises(UserError, match=r"data.split.untouched=1 is not possible"):
+        prepare([spike_trials()], DataConfig(split=SplitConfig(folds=3, fold=0, untouched=1.0)))
+
+
 def test_every_nth_trial_is_tested_and_the_split_is_labeled():
     session = prepare([spike_trials(20)], DataConfig(split=SplitConfig(by="every", every=5, offset=2)))[0]
     assert session.test.table["trial"].tolist() == [2, 7, 12, 17]
