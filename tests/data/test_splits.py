@@ -78,7 +78,7 @@ def test_folds_leave_the_end_of_the_recording_untouched():
 def test_a_number_of_folds_means_folds_and_needs_to_know_which():
     assert SplitConfig(folds=3, fold=0).by == "folds"
     assert SplitConfig(by="folds", fold=0).folds == 5
-    with pytest.raises(UserError, match=r"data.split.folds=3 does not say which fold .* Add -m"):
+    with pytest.raises(UserError, match=r"data.split.folds=3 does not say which fold(?s:.*)Add -m"):
         prepare([spike_trials()], DataConfig(split=SplitConfig(folds=3)))
     with pytest.raises(UserError, match=r"data.split.folds=3 was given together with data.split.by=every"):
         SplitConfig(by="every", folds=3)
