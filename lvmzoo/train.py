@@ -146,12 +146,20 @@ def _model_notes(experiment: Experiment, model: Model, layout: Layout) -> Iterat
             yield f"{said}; not used: {', '.join(sorted(unused))}."
     if layout.inputs and not model.uses_inputs:
         yield f"{experiment.model.name} has no known inputs: {', '.join(layout.inputs)} is not used."
-    latents = getattr(experiment.model, "latents", None)
-    if isinstance(model, Reconstructs) and isinstance(latents, int) and latents >= layout.n_units:
-        yield (
-            f"{latents} latents for {layout.n_units} units can copy the activity, noise included: scores of units that "
-            "the model saw say little. Set model.latents lower, or data.split.held_out_units=0.25 for co-smoothing."
-        )
+    if not isinstance(model, Reconstructs):
+        return
+    units, where = layout.n_units, ""
+    if isinstance(model, Communicates):
+        region, units = min(layout.units.items(), key=lambda item: item[1])
+        where = f" of {region}"
+    for name in ("latents", "across"):
+        latents = getattr(experiment.model, name, None)
+        if isinstance(latents, int) and latents >= units:
+            yield (
+                f"{latents} latents for {units} units{where} can copy the activity, noise included: scores of units "
+                f"that the model saw say little. Set model.{name} lower, or data.split.held_out_units=0.25 for "
+                "co-smoothing."
+            )
 
 
 def _finish(run: Run, sessions: list[Session], folder: Path) -> None:

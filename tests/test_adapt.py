@@ -142,6 +142,7 @@ def test_the_command_makes_a_run_of_its_own(
     assert run.scores
     assert {score.session for score in run.scores} == set(run.model.layouts)
     assert run.experiment.adapt == str(first)
+    assert f"adapted from the run {first.name}." in (first.parent / "second" / "report.html").read_text()
     assert run.experiment.trainer.max_steps == 3
     assert run.experiment.data.bin_width_s == 0.05
     for name, value in trained.model.body.state_dict().items():

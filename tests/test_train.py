@@ -251,6 +251,15 @@ def test_latents_that_can_copy_every_unit_are_said(latents: int, said: bool) -> 
     assert any("can copy the activity" in note for note in sessions[0].notes) is said
 
 
+@pytest.mark.parametrize(("latents", "said"), [(2, False), (7, True)])
+def test_latents_that_can_copy_every_unit_of_a_region_are_said(latents: int, said: bool) -> None:
+    made = experiment("multi_region_lds", max_epochs=1)
+    made = dataclasses.replace(made, model=dataclasses.replace(made.model, latents=latents))
+    sessions = train(made, [world.recording()], write=False).sessions
+    assert sessions is not None
+    assert any("7 latents for 7 units of V2 can copy" in note for note in sessions[0].notes) is said
+
+
 def test_held_out_pairs_that_cannot_be_drawn_are_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -> None:
     session = world.session()
     first = session.validation.select([0])

@@ -79,7 +79,10 @@ def choose_sizes(sessions: Sequence[RegionalData], across: int | None, within: i
     def score(number: int) -> float:
         own = within if within is not None else max(whole - number, 0)
         if number not in scores:
-            logger.info("Comparing numbers of latents: %d across regions, %d within each", number, own)
+            logger.info(
+                "Comparing numbers of latents, %d of at most %d: %d across regions, %d within each",
+                *(len(scores) + 1, most, number, own),
+            )
             scores[number] = _score(sessions, number, own, folds, used) if number + own else [-np.inf]
         return float(np.mean(scores[number]))
 
@@ -97,7 +100,9 @@ def choose_sizes(sessions: Sequence[RegionalData], across: int | None, within: i
     own = within if within is not None else max(whole - chosen, 0)
     reached = np.array(scores[chosen])
     while within is None and own and len(reached) > 1:
-        logger.info("Comparing numbers of latents: %d across regions, %d within each", chosen, own - 1)
+        logger.info(
+            "Comparing numbers of latents: %d across regions, %d within each instead of %d", chosen, own - 1, own
+        )
         fewer = np.array(_score(sessions, chosen, own - 1, folds, used))
         lost = reached - fewer
         if lost.mean() > lost.std(ddof=1) / len(lost) ** 0.5:

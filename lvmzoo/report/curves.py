@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lvmzoo.models.base import GradientModel
+from lvmzoo.models.base import GradientModel, StatisticsModel
 from lvmzoo.report.style import HALF, MUTED, PARTS, THIRD, Picture, picture
 
 if TYPE_CHECKING:
@@ -28,7 +28,12 @@ _FIRST = ("log_likelihood_per_bin", "loss", "info_nce")
 
 
 def learning_curves(run: Run) -> Iterator[Picture]:
-    """Draw each logged quantity over training, training and validation data together; at most six."""
+    """Draw each logged quantity over training, training and validation data together; at most six.
+
+    A model that is solved in closed form does not learn from pass to pass, and has none.
+    """
+    if isinstance(run.model, StatisticsModel) and run.model.passes is not None:
+        return
     history = run.history
     quantities: dict[str, dict[str, str]] = {}
     for column in map(str, history.columns):

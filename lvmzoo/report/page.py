@@ -134,7 +134,7 @@ def _content(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
                 "Train longer, or look more often with trainer.validate_every_steps."
             )
         else:
-            curve.lead = f"{run.entry.name} is solved in one pass: there is no curve to show."
+            curve.lead = f"{run.entry.name} is solved in closed form: there is no curve to show."
     pages = [_session(run, evaluation, number) for number, evaluation in enumerate(evaluations[:_MOST_SESSIONS])]
     pages = pages or [_saved(run, name, number) for number, name in enumerate([*run.findings][:_MOST_SESSIONS])]
     names = list(dict.fromkeys(score.session for score in run.scores))

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -235,9 +236,11 @@ def summary(run: Run) -> str:
         data = f"{_count(sum(s.layout.n_units for s in sessions), 'unit')} in {len(sessions)} sessions"
         amount = f"{_count(sum(len(s.train) for s in sessions), 'trial')} of training data"
     regions = " What is said of regions is of the training trials." if run.findings else ""
+    parent = run.experiment.adapt
+    adapted = f" It was adapted from the run {Path(parent).name}." if parent is not None else ""
     return (
-        f"{what}, fitted {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}. Every figure and number "
-        f"below that judges the model is of test data that it was not fitted to.{regions}"
+        f"{what}, fitted {fitting(run.model)} to {data}: {amount}, in bins of {bin_ms}.{adapted} Every figure and "
+        f"number below that judges the model is of test data that it was not fitted to.{regions}"
     )
 
 

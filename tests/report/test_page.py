@@ -16,9 +16,14 @@ import pandas as pd
 import pytest
 from conftest import make_run, reach_session, ring_session
 
+from lvmzoo import registry
 from lvmzoo.batch import Observation
+from lvmzoo.config import Experiment, TrainerConfig
 from lvmzoo.metrics.base import Score
+from lvmzoo.report.curves import learning_curves
 from lvmzoo.report.page import write_report
+from lvmzoo.train import train
+from tests.contract import world
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -160,6 +165,16 @@ def test_strings_from_files_stay_inert(report):
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 20
     assert "$x^{" in page
+
+
+@pytest.mark.parametrize(("model", "drawn"), [("psid", False), ("lds", True)])
+def test_what_is_solved_in_closed_form_has_no_learning_curve(model, drawn):
+    """Passes of psid after the first add what it needs, and what they log does not improve."""
+    entry = registry.get(model)
+    trainer = TrainerConfig(max_epochs=3, tolerance=0.0, progress=False)
+    run = train(Experiment(entry.tiny(world.session().layout), world.DATA, trainer), [world.recording()], write=False)
+    assert len(run.history) > 1
+    assert bool(list(learning_curves(run))) is drawn
 
 
 def test_a_run_without_anything_still_has_a_page(report):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from lvmzoo.inference.hankel import HankelMoments
 from lvmzoo.inference.preferential_columns import Columns
 from lvmzoo.inference.preferential_gains import System
 from lvmzoo.inference.preferential_readout import codes
-from lvmzoo.models.base import Decodes, DynamicalSystem, ForecastsBehavior, StatisticsModel
+from lvmzoo.models.base import Decodes, DynamicalSystem, ForecastsBehavior, Selects, StatisticsModel
 from lvmzoo.parts.preferential_session import PreferentialSession, ReadoutSums, Sizes
 from lvmzoo.parts.preferential_system import State
 from lvmzoo.parts.session_sums import apart, together
@@ -77,15 +78,21 @@ class PSIDConfig:
             raise UserError(
                 f"model.relevant is {self.relevant}, with model.latents={self.latents}.",
                 "The relevant dimensions are among the latents.",
-                f"Set model.latents={self.relevant} or more, or fewer relevant dimensions.",
+                f"Set model.latents={self.relevant} or more, or model.relevant={self.latents} (0 without behavior).",
             )
 
 
-class PSID(StatisticsModel, DynamicalSystem, Decodes, ForecastsBehavior):
+class PSID(StatisticsModel, DynamicalSystem, Decodes, ForecastsBehavior, Selects):
     """Preferential subspace identification: latents that behavior shares first, then the others, in closed form."""
 
     passes: int | None = 2  # more with known inputs, and with categories, whose readout takes steps of Newton
     uses_inputs = True
+    selects = MappingProxyType(
+        {
+            "relevant": "share of coming behavior explained in held-out windows, by as many latents",
+            "latents": "share of coming activity explained in held-out windows",
+        }
+    )
 
     def __init__(self, config: PSIDConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
@@ -229,6 +236,12 @@ class PSID(StatisticsModel, DynamicalSystem, Decodes, ForecastsBehavior):
         next bin), the ``standard_error`` of its difference from the best, and what was ``chosen``.
         """
         return self.of(session).curves
+
+    def compared(self, setting: str) -> dict[int, Float[Tensor, " fold"]]:
+        """Return how much of coming behavior ("relevant"), or of activity ("latents"), each number explains by fold."""
+        found = [session.compared(setting) for session in self._all()]
+        common = [value for value in found[0] if all(value in each for each in found)]
+        return {value: torch.stack([each[value] for each in found]).mean(0) for value in common}
 
     @torch.no_grad()
     def by_dimension(self, session: str, batches: Iterable[Batch]) -> dict[str, dict[str, Any]]:
