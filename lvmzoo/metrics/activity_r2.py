@@ -6,7 +6,7 @@ import numpy as np
 
 from lvmzoo.batch import Observation
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.spread import finite, r2
 from lvmzoo.metrics.variance_explained import observed
 from lvmzoo.models.base import Reconstructs
 
@@ -32,11 +32,17 @@ class ActivityR2:
         for name, units in (("activity_r2", layout.held_in), ("co_r2", layout.held_out)):
             if not units:
                 continue
-            truth = observed(evaluation, "test", units)
-            rates = evaluation.rates("test")[:, list(units)].astype(np.float64)
-            value, spread = r2(truth, rates, evaluation.groups("test"))
+            (value, spread), (validation, _) = (_r2(evaluation, part, units) for part in ("test", "validation"))
             if np.isfinite(value):
+                bins, seen = len(evaluation.bins("test")), units == layout.held_in
                 scores.append(
-                    Score(name, value, layout.session, spread=spread, n=len(truth), seen=units == layout.held_in)
+                    Score(name, value, layout.session, spread=spread, n=bins, seen=seen, validation=finite(validation))
                 )
         return scores
+
+
+def _r2(evaluation: Evaluation, part: str, units: tuple[int, ...]) -> tuple[float, float | None]:
+    if not len(evaluation.bins(part)):
+        return float("nan"), None
+    rates = evaluation.rates(part)[:, list(units)].astype(np.float64)
+    return r2(observed(evaluation, part, units), rates, evaluation.groups(part))

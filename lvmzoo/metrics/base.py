@@ -51,6 +51,7 @@ class Score:
     ceiling: float | None = None  # the most that can be reached: by the true rates, or in spite of the data's noise
     chance: float | None = None  # what one in twenty readouts of shuffled labels reaches
     p: float | None = None  # how often shuffled labels reach the value
+    validation: float | None = None  # the same on validation data, by which models may be chosen
 
 
 class Evaluation:

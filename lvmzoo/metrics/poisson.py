@@ -68,20 +68,28 @@ def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str, se
     metric : what the score is called.
     seen : whether the model saw these units in these bins.
     """
-    counts = evaluation.activity("test", units).numpy()
-    recorded = evaluation.recorded("test", units)
+    if (score := _score_part(evaluation, units, metric, "test")) is None:
+        return []
+    validation = _score_part(evaluation, units, metric, "validation")
+    counts, recorded = evaluation.activity("test", units).numpy(), evaluation.recorded("test", units)
+    ceiling = true_bits(evaluation, units, counts, None if recorded is None else recorded.numpy())
+    return [replace(score, seen=seen, ceiling=ceiling, validation=None if validation is None else validation.value)]
+
+
+def _score_part(evaluation: Evaluation, units: tuple[int, ...], metric: str, part: str) -> Score | None:
+    counts = evaluation.activity(part, units).numpy()
+    recorded = evaluation.recorded(part, units)
     there = None if recorded is None else recorded.numpy()
     if not len(units) or not (counts if there is None else counts[there]).any():
-        return []
+        return None
     if evaluation.positive_rates:
-        rates, note = evaluation.rates("test")[:, list(units)], ""
+        rates, note = evaluation.rates(part)[:, list(units)], ""
     else:
         # One penalty does not suit units whose counts the latents have seen and units that are to be predicted.
         readout = evaluation.kept(("readout", units), lambda: _fit(evaluation, units))
-        rates = readout.rates(evaluation.regressors("test"))
+        rates = readout.rates(evaluation.regressors(part))
         note = readout.settings
-    score = rates_score(metric, evaluation.layout.session, rates, counts, there, evaluation.groups("test"), note)
-    return [replace(score, seen=seen, ceiling=true_bits(evaluation, units, counts, there))]
+    return rates_score(metric, evaluation.layout.session, rates, counts, there, evaluation.groups(part), note)
 
 
 def rates_score(

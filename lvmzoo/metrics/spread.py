@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["group_sums", "r2", "ratio_sem"]
+__all__ = ["finite", "group_sums", "r2", "ratio_sem"]
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where it is none."""
+    return value if np.isfinite(value) else None
 
 
 def group_sums(values: Float[np.ndarray, "bin channel"], groups: Int[np.ndarray, " bin"]) -> Float[np.ndarray, "_ _"]:

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.spread import finite, r2
 from lvmzoo.models.base import Communicates
 
 __all__ = ["VarianceExplained"]
@@ -30,19 +30,29 @@ class VarianceExplained:
             return []
         found = []
         for target, sources in model.routes.items():
-            region = evaluation.layout.region(target)
-            train, test = (observed(evaluation, part, region) for part in ("train", "test"))
-            value, spread = r2(
-                test,
-                evaluation.predictions("test", target).astype(np.float64),
-                evaluation.groups("test"),
-                pooled=True,
-                center=np.nan_to_num(np.nanmean(train, axis=0)),
+            (value, spread), (validation, _) = (_nse(evaluation, part, target) for part in ("test", "validation"))
+            found.append(
+                Score(
+                    self.name,
+                    value,
+                    evaluation.layout.session,
+                    target,
+                    spread=spread,
+                    n=len(evaluation.bins("test")),
+                    note=f"1 - NSE from {' and '.join(sources)}",
+                    validation=finite(validation),
+                )
             )
-            note = f"1 - NSE from {' and '.join(sources)}"
-            score = Score(self.name, value, evaluation.layout.session, target, spread=spread, n=len(test), note=note)
-            found.append(score)
         return [score for score in found if np.isfinite(score.value)]
+
+
+def _nse(evaluation: Evaluation, part: str, target: str) -> tuple[float, float | None]:
+    if not len(evaluation.bins(part)):
+        return float("nan"), None
+    region = evaluation.layout.region(target)
+    train, truth = (observed(evaluation, name, region) for name in ("train", part))
+    predicted, center = evaluation.predictions(part, target), np.nan_to_num(np.nanmean(train, axis=0))
+    return r2(truth, predicted.astype(np.float64), evaluation.groups(part), pooled=True, center=center)
 
 
 def observed(evaluation: Evaluation, part: str, units: slice | tuple[int, ...]) -> np.ndarray:

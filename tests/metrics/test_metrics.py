@@ -139,6 +139,24 @@ def test_continuous_activity_has_r2_and_no_spikes():
     assert not {"co_bps", "bits_per_spike"} & {row.metric for row in evaluate(Gaussian(session), [session])}
 
 
+@pytest.mark.parametrize(
+    ("model", "observation"),
+    [(Full, Observation.COUNTS), (Gaussian, Observation.COUNTS), (Gaussian, Observation.CONTINUOUS)],
+)
+def test_models_can_be_chosen_on_validation_data(model, observation):
+    session = make_session(observation=observation)
+    fitted = model(session)
+    found = table(evaluate(fitted, [session]))
+    moved = table(evaluate(fitted, [replace(session, test=session.validation)]))
+    chosen = [key for key, row in found.items() if row.validation is not None]
+    expected = {"co_bps", "bits_per_spike"} if observation is Observation.COUNTS else {"co_r2", "activity_r2"}
+    assert {metric for metric, _ in chosen} == expected | ({"variance_explained"} if model is Full else set())
+    for key in chosen:
+        assert found[key].validation == pytest.approx(moved[key].value, abs=1e-12)
+    none = evaluate(fitted, [replace(session, validation=session.validation.select([]))])
+    assert [row.validation for row in none] == [None] * len(none)
+
+
 def test_behavior_rows_fit_their_kind():
     found = table(evaluate(Base(make_session()), [make_session()]))
     for suffix in ("", "_knn"):
