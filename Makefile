@@ -23,7 +23,7 @@ train: .venv/.stamp ## simulate a reach task as an NWB file, fit an LDS to it, w
 	@$(LVMZOO) train experiment=reach_lds data.path=data/reach.nwb
 
 test: lint ## check style and types, run the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist worksteal
 
 lint: .venv/.stamp ## ruff and mypy
 	@$(PYTHON) -m ruff check -q .

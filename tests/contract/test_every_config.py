@@ -35,6 +35,7 @@ FILES_OF = {  # the recording that an experiment is made for; "": a simulated on
     "reach_family": "m1_reach_100ms.npz",
     "reach_lds": "",
     "regions_family": "",
+    "simulated_reach_family": "",
     "v1v2": "v1v2_residuals.npz",
 }
 
