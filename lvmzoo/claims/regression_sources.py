@@ -26,6 +26,8 @@ def source_claims(
     usable = recording.usable(_wanted(route))
     why = recording.why_not(questions, usable)
     measured = measured_sources(recording, route, questions, generator, progress)
+    if any(math.isnan(found.value) for found in measured.values()):
+        why = "too short to tell: fewer than two folds have a bin with its whole window of lags in all source regions"
     ps = corrected(list(measured.values()))
     claims = []
     for (source, found), p in zip(measured.items(), ps, strict=True):

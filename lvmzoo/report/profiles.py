@@ -224,6 +224,7 @@ def _map(figure: Figure, profile: Profile) -> None:
     least = 0.0 if profile.null is None else 1.5 * float(np.nanmax(profile.null))
     top = max(float(np.nanmax(profile.value)), least)
     top = top if top > 0 else 1.0
+    top = min(top, 1.0) if "correlation" in profile.statistic else top
     axes.pcolormesh(
         rows, columns, profile.value.T, cmap=heat_map(), vmin=0, vmax=top, shading="nearest", rasterized=True
     )

@@ -106,6 +106,17 @@ def test_trials_shorter_than_the_windows_are_counted() -> None:
             assert "too short to tell" in claim.note
 
 
+def test_what_sources_add_says_that_windows_are_too_few() -> None:
+    batch = batch_of(noise(5, 3, 3, 3, trials=40, bins=20), [3] * 36 + [20] * 4)
+    found = fit(batch, **{**FEW, "source": ["A", "B"], "target": "C", "lags": [0, 4], "rank": 1}).findings(batch, 0)
+    added = [claim for claim in found.claims if claim.item.startswith("beyond")]
+    assert len(added) == 2
+    for claim in added:
+        assert claim.evidence is None
+        assert math.isnan(claim.value)
+        assert "fewer than two folds have a bin with its whole window" in claim.note
+
+
 def test_one_trial_says_how_to_cut_it() -> None:
     batch = batch_of(noise(4, 3, 3, trials=1, bins=300))
     (claim,) = claims(fit(batch, **FEW).findings(batch, 0), "communication", "A", "B")
