@@ -30,6 +30,7 @@ from lvmzoo.metrics.psth_r2 import PsthR2
 from lvmzoo.metrics.rate_r2 import RateR2
 from lvmzoo.metrics.residual_r2 import ResidualR2
 from lvmzoo.metrics.shared_variance import SharedVarianceOfUnits
+from lvmzoo.metrics.split_canary import SplitCanary
 from lvmzoo.metrics.variance_explained import VarianceExplained
 from lvmzoo.metrics.within_a_second import WithinASecond
 from lvmzoo.models.base import Model
@@ -64,6 +65,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             CycleConsistency(),
             Generation(),
             Calibration(),
+            SplitCanary(),
         )
     }
 )
