@@ -1,4 +1,4 @@
-"""The command line: ``lvmzoo train | adapt | transform | list | show | cite | inspect | simulate | data``.
+"""The command line: ``lvmzoo COMMAND`` for each of ``COMMANDS``.
 
 Each command imports what it needs when it runs, so that the light ones start at once. Exit codes: 0 done; 2 a mistake
 in the input; 1 a fault of the program; 3 training diverged; 130 and 143 interrupted.
@@ -24,6 +24,7 @@ __all__ = ["failure", "main"]
 COMMANDS = {
     "train": "fit a model to a recording and write a report",
     "adapt": "add a new session to a trained model",
+    "compare": "sweeps and runs side by side: one table, and a page",
     "transform": "write the latents of a recording into a copy of its NWB file",
     "list": "the models of the zoo",
     "show": "one model: what it does, its paper, its settings",
@@ -101,6 +102,10 @@ def _light(arguments: list[str]) -> int:
         commands.inspect_file(options.file)
     elif options.command == "simulate":
         commands.simulate(options.name, Path(options.file), seed=options.seed)
+    elif options.command == "compare":
+        from lvmzoo import compare_command
+
+        compare_command.run(options.sources, options.out)
     elif options.command == "transform":
         from lvmzoo import transform_command
 
@@ -143,6 +148,10 @@ def _parser() -> _Parser:
     )
     parsers["simulate"].add_argument("file", metavar="OUT.nwb", help="the file to write")
     parsers["simulate"].add_argument("--seed", type=int, default=0, help="of the simulated recording (default 0)")
+    parsers["compare"].add_argument(
+        "sources", metavar="SWEEP_OR_RUN", nargs="+", help="folders that `lvmzoo train` made"
+    )
+    parsers["compare"].add_argument("--out", metavar="DIR", help="where to write (default: the sweep, or a new folder)")
     transform = parsers["transform"]
     transform.add_argument("run", metavar="RUN", help="the folder of a trained run")
     transform.add_argument("file", metavar="FILE.nwb", help="a recording of the same units; it is not changed")

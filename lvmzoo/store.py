@@ -76,8 +76,8 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         raise explain(error, overrides) from error
 
 
-def load(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
-    """Compose as ``compose`` does, and return what Hydra gives."""
+def load(overrides: Sequence[str] = (), config_dir: str | Path | None = None, *, hydra: bool = False) -> DictConfig:
+    """Compose as ``compose`` does, and return what Hydra gives; ``hydra``: with Hydra's own settings."""
     fill_store()
     extra = []
     if config_dir is not None:
@@ -86,7 +86,7 @@ def load(overrides: Sequence[str] = (), config_dir: str | Path | None = None) ->
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra_compose("train", [*overrides, *extra])
+            return hydra_compose("train", [*overrides, *extra], return_hydra_config=hydra)
     except Exception as error:  # Hydra, OmegaConf and PyYAML each raise several unrelated types here
         raise explain(error, overrides) from error
 

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import math
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lvmzoo.cli import failure
 from lvmzoo.commands import console_of_width
-from lvmzoo.errors import Interrupted, UserError
+from lvmzoo.errors import UserError
 from lvmzoo.fields import describe_fields
 from lvmzoo.findings import Findings, Question
 from lvmzoo.sentences import CAUTION, answers
-from lvmzoo.store import compose, config_folder, fill_store, group_options, load, to_experiment
+from lvmzoo.store import compose, config_folder, fill_store, group_options
 from lvmzoo.wrong_config import explain
 
 if TYPE_CHECKING:
@@ -71,7 +63,9 @@ def run(arguments: Sequence[str]) -> int:
     elif options.shell_completion or options.cfg or options.info or options.hydra_help:
         call_hydra(arguments)
     elif options.multirun:
-        return _sweep(arguments, options)
+        from lvmzoo import sweep_command
+
+        return sweep_command.run(arguments, options)
     else:
         _refuse_changes_of_a_resumed_run(options.overrides)
         train_and_print(compose(options.overrides, options.config_dir))
@@ -165,108 +159,6 @@ def print_answers(console: Console, found: Findings) -> None:
         console.print()
 
 
-def _sweep(arguments: Sequence[str], options: argparse.Namespace) -> int:
-    """Run every combination; each job leaves its outcome in a file, so that none is lost whatever launches it."""
-    from lvmzoo.run import new_folder
-
-    parent = Path(load(_first_values(options.overrides), options.config_dir).output)
-    folder = new_folder(parent, time.strftime("sweep-%Y%m%d-%H%M%S"))
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    try:
-        call_hydra([*arguments, f"hydra.sweep.dir='{quoted}'"], _job)
-    finally:
-        outcomes = [json.loads(path.read_text()) for path in sorted(folder.glob("job-*.json"), key=_job_number)]
-        if not outcomes and not any(path.is_dir() for path in folder.iterdir()):
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()  # nothing was started
-        else:
-            _print_outcomes(folder, outcomes)
-    return next((outcome["code"] for outcome in outcomes if outcome["code"] != 0), 0)
-
-
-def _job(composed: DictConfig) -> float:
-    """Run one job of a sweep, in whatever process the launcher puts it; return what a search minimizes.
-
-    That is the lowest validation loss, or minus the highest held-out log-likelihood; NaN without either.
-    """
-    settings = HydraConfig.get()
-    folder = Path(settings.sweep.dir)
-    outcome: dict[str, Any] = {
-        "job": int(settings.job.num),
-        "overrides": [str(override) for override in settings.overrides.task],
-        "code": 1,
-        "error": ["did not finish"],
-    }
-    objective = math.nan
-    path = folder / f"job-{outcome['job']}.json"
-    path.write_text(json.dumps(outcome))
-    try:
-        experiment = to_experiment(composed)
-        if experiment.trainer.devices > 1:
-            raise UserError(
-                f"trainer.devices={experiment.trainer.devices} does not work in a sweep.",
-                "Every process of a job would start the whole sweep again.",
-                "Sweep with trainer.devices=1, or start the runs one by one.",
-            )
-        from lvmzoo.train import train
-
-        name = experiment.name or f"job-{outcome['job']}-{experiment.model.name}"
-        outcome["model"] = experiment.model.name
-        began = time.perf_counter()
-        finished = train(replace(experiment, output=str(folder), name=name))
-    except Exception as error:
-        code, lines = failure(error)
-        outcome |= {"code": code, "error": lines}
-        print("\n".join(lines), file=sys.stderr)
-        if isinstance(error, Interrupted):
-            path.write_text(json.dumps(outcome, indent=2))
-            raise SystemExit(code) from error  # ends the sweep: Hydra would go on after an Exception
-    else:
-        scores = [asdict(score) for score in finished.scores]
-        seconds = round(time.perf_counter() - began, 3)
-        for column, sign in (("validation/loss", 1.0), ("validation/log_likelihood_per_bin", -1.0)):
-            if column in finished.history:
-                objective = float((sign * finished.history[column]).min())
-        outcome |= {"code": 0, "error": [], "folder": str(finished.folder), "scores": scores, "seconds": seconds}
-    path.write_text(json.dumps(outcome, indent=2))
-    return objective
-
-
-def _print_outcomes(folder: Path, outcomes: Sequence[dict[str, Any]]) -> None:
-    from lvmzoo import sweep_table
-    from lvmzoo.report.sweep import write_sweep_report
-    from lvmzoo.sweep_runs import with_consistency
-
-    outcomes = with_consistency(outcomes, [row.jobs for row in sweep_table.compare(outcomes)[1]])
-    sweep_table.write(folder, outcomes)
-    page = write_sweep_report(folder, outcomes)
-    console_of_width().print(sweep_table.show(outcomes))
-    failed = [outcome for outcome in outcomes if outcome["code"]]
-    for outcome in failed:
-        first = outcome["error"][0].removeprefix("Error: ")
-        print(f"Job {outcome['job']} ({' '.join(outcome['overrides'])}) failed: {first}", file=sys.stderr)
-    print(f"Sweep: {folder}, {len(outcomes) - len(failed)} of {len(outcomes)} runs done")
-    print(f"Table: {folder / 'table.md'}")
-    if page is not None:
-        print(f"Report: {page}")
-
-
-def _first_values(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of the first job of a sweep; ranges that a sweeper draws from are left out."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except Exception as error:
-        raise explain(error, overrides) from error
-    first = []
-    for override in parsed:
-        if not override.is_sweep_override():
-            first.append(str(override.input_line))
-        elif override.is_discrete_sweep():
-            first.append(f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}")
-    return first
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.prog = "lvmzoo train"
@@ -319,10 +211,6 @@ def _as_command_line(words: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
-
-
-def _job_number(path: Path) -> int:
-    return int(path.stem.removeprefix("job-"))
 
 
 def _nothing(_: DictConfig) -> None:

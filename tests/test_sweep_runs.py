@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.linalg import orthogonal_procrustes
 
 from lvmzoo.batch import Kind, Layout, Observation, Variable
-from lvmzoo.report.sweep import write_sweep_report
+from lvmzoo.report.leaderboard import write_leaderboard
+from lvmzoo.report.side_by_side import onto
 from lvmzoo.sweep_runs import between, read_runs, with_consistency
 
 
@@ -79,8 +81,8 @@ def test_a_failed_job_or_a_folder_without_latents_is_left_out(outcomes, tmp_path
 
 
 def test_the_page_shows_the_table_the_embeddings_and_the_matrix(outcomes, tmp_path):
-    page = write_sweep_report(tmp_path, outcomes)
-    assert page == tmp_path / "sweep.html"
+    page = write_leaderboard(tmp_path / "leaderboard.html", outcomes)
+    assert page == tmp_path / "leaderboard.html"
     text = page.read_text()
     assert "Consistency of settings and seeds" in text
     assert text.count('<figure class="third"') == 3
@@ -90,7 +92,26 @@ def test_the_page_shows_the_table_the_embeddings_and_the_matrix(outcomes, tmp_pa
     assert "Shifted labels are the control" in text
     assert "Goodness of fit" not in text
     assert set(re.findall(r"https?://[^/\s\"]+", text)) <= {"http://www.w3.org"}  # the page needs nothing but itself
-    plain = write_sweep_report(tmp_path, outcomes[:2])
-    assert plain is not None
-    assert "Shifted labels" not in plain.read_text()
-    assert write_sweep_report(tmp_path, outcomes[:1]) is None
+    assert "Shifted labels" not in write_leaderboard(page, outcomes[:2]).read_text()
+
+
+def test_a_page_of_one_run_or_of_runs_without_latents_has_the_table(outcomes, tmp_path):
+    for found in (outcomes[:1], [outcomes[0] | {"folder": str(tmp_path)}], [outcomes[0] | {"code": 2, "error": ["x"]}]):
+        text = write_leaderboard(tmp_path / "leaderboard.html", found).read_text()
+        assert 'id="board"' in text
+        assert "Consistency" not in text
+        assert ("failed: x" in text) == (found[0]["code"] == 2)
+
+
+def test_latents_are_turned_onto_those_of_the_same_bins_and_no_axis_is_stretched():
+    latents, _ = ring(0)
+    random = np.random.default_rng(1)
+    turned = 3 * latents @ np.linalg.qr(random.normal(size=(3, 3)))[0] + [1, -2, 5]
+    np.testing.assert_allclose(onto(turned, latents), latents - latents.mean(0), atol=1e-9)
+    other = random.normal(size=(len(latents), 5))
+    found, ours = onto(other, latents), other - other.mean(0)
+    padded = np.c_[latents - latents.mean(0), np.zeros((len(latents), 2))]
+    rotation, _ = orthogonal_procrustes(ours, padded)
+    expected = (ours @ rotation)[:, :3]
+    cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
+    assert cosine == pytest.approx(1.0, abs=1e-9)

@@ -7,7 +7,8 @@ import io
 
 from rich.console import Console
 
-from lvmzoo.sweep_table import compare, show, write
+from lvmzoo.comparison import compare
+from lvmzoo.sweep_table import show, write
 
 
 def outcome(job, overrides, co_bps=None, error=0.0, seconds=1.0, session="a"):
@@ -45,21 +46,22 @@ OUTCOMES = [
 
 def printed(outcomes):
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(show(outcomes))
+    console.print(show(compare(outcomes)))
     return console.export_text()
 
 
 def test_the_best_comes_first_and_failures_last():
-    metrics, rows = compare(OUTCOMES)
-    assert metrics == ["co_bps", "behavior_error head"]
+    comparison = compare(OUTCOMES)
+    rows = comparison.rows
+    assert [column.key for column in comparison.metrics] == ["co_bps", "behavior_error head"]
     assert [row.name for row in rows] == ["lds", "pca", "lfads"]
-    assert rows[0].values["co_bps"] == (0.25, 0.01)
+    assert (rows[0].values["co_bps"].value, rows[0].values["co_bps"].spread) == (0.25, 0.01)
     assert rows[0].seconds == 4.0
     assert "diverged" in rows[2].failed
 
 
 def test_it_is_written_with_the_best_of_each_column_marked(tmp_path):
-    write(tmp_path, OUTCOMES)
+    write(tmp_path, compare(OUTCOMES))
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0] == "| model | co_bps | behavior_error head (deg) ↓ | s |"
     assert lines[2] == "| lds | **0.250 ± 0.01** | 40.000 ± 1 | 4.0 |"
@@ -79,10 +81,10 @@ def test_seeds_become_one_row_with_the_spread_over_them():
             [("pca", 0, 0.1), ("pca", 1, 0.3), ("lds", 0, 0.4), ("lds", 1, 0.4)]
         )
     ]
-    _, rows = compare(outcomes)
+    rows = compare(outcomes).rows
     assert [(row.name, row.jobs) for row in rows] == [("lds", [2, 3]), ("pca", [0, 1])]
-    assert rows[1].values["co_bps"][0] == 0.2
-    assert abs(rows[1].values["co_bps"][1] - 0.02**0.5) < 1e-12
+    assert rows[1].values["co_bps"].value == 0.2
+    assert abs(rows[1].values["co_bps"].spread - 0.02**0.5) < 1e-12
 
 
 def test_settings_that_differ_in_several_ways_have_a_column_each(tmp_path):
@@ -91,8 +93,8 @@ def test_settings_that_differ_in_several_ways_have_a_column_each(tmp_path):
         outcome(1, ["model=pca", "model.latents=4", "trainer.threads=1"], 0.2),
         outcome(2, ["model=smoothing", "trainer.threads=1"], 0.15),
     ]
-    assert [row.settings for row in compare(outcomes)[1]] == [("pca", "4"), ("smoothing", ""), ("lds", "2")]
-    write(tmp_path, outcomes)
+    assert [row.settings for row in compare(outcomes).rows] == [("pca", "4"), ("smoothing", ""), ("lds", "2")]
+    write(tmp_path, compare(outcomes))
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0].startswith("| model | model.latents | co_bps |")
     assert lines[2].startswith("| pca | 4 | **0.200 ± 0.01** |")
@@ -102,7 +104,7 @@ def test_many_settings_share_a_column_in_full():
     words = ["model=lds", "model.latents={}", "trainer.tolerance=1e-{}", "data.bin_width_s=0.0{}", "model.emissions={}"]
     outcomes = [outcome(job, [word.format(job + 1) for word in words], 0.1) for job in range(2)]
     name = "model.latents=1 trainer.tolerance=1e-1 data.bin_width_s=0.01 model.emissions=1"
-    assert compare(outcomes)[1][0].settings == (name,)
+    assert compare(outcomes).rows[0].settings == (name,)
 
 
 def test_runs_on_different_recordings_are_not_ranked_together(tmp_path):
@@ -112,9 +114,9 @@ def test_runs_on_different_recordings_are_not_ranked_together(tmp_path):
             [("pca", 2, 0.1), ("lds", 2, 0.2), ("pca", 3, 0.9), ("lds", 3, 0.8), ("gpfa", 3, 0.9)]
         )
     ]
-    _, rows = compare(outcomes)
+    rows = compare(outcomes).rows
     assert [row.settings for row in rows] == [("lds", "2"), ("pca", "2"), ("pca", "3"), ("gpfa", "3"), ("lds", "3")]
-    write(tmp_path, outcomes)
+    write(tmp_path, compare(outcomes))
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0].startswith("| model | regions | co_bps |")
     bold = [line.split("|")[1].strip() for line in lines if "**" in line]
@@ -133,7 +135,7 @@ def test_what_is_said_of_regions_is_shown_alone_and_without_a_spread_over_a_few_
             made["scores"].append(one)
         return made
 
-    write(tmp_path, [of_regions(0, "delayed_cca", 0.5, 3.25), of_regions(1, "multi_region_lds", 1.0)])
+    write(tmp_path, compare([of_regions(0, "delayed_cca", 0.5, 3.25), of_regions(1, "multi_region_lds", 1.0)]))
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0] == "| model | direction_correct | delay_error (ms) ↓ | s | directions wrong |"
     assert lines[2:4] == [
@@ -145,6 +147,6 @@ def test_what_is_said_of_regions_is_shown_alone_and_without_a_spread_over_a_few_
 
 def test_sweeps_without_a_score_or_with_one_run_are_survived(tmp_path):
     for outcomes in ([OUTCOMES[1]], [OUTCOMES[0]], [OUTCOMES[1], outcome(4, ["model=gpfa"])]):
-        write(tmp_path, outcomes)
+        write(tmp_path, compare(outcomes))
         assert outcomes[0]["model"] in printed(outcomes)
     assert "failed" in printed([OUTCOMES[1]])

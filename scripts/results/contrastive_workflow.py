@@ -15,8 +15,8 @@ from typing import Any
 
 from _recordings import recording
 
+from lvmzoo.comparison import Row, compare
 from lvmzoo.sweep_runs import with_consistency
-from lvmzoo.sweep_table import Row, compare
 from lvmzoo.train_command import run as lvmzoo_train
 
 SHOWN = {
@@ -34,8 +34,8 @@ def run() -> list[dict[str, Any]]:
         quiet = ["report=false", "trainer.progress=false", "trainer.threads=1", f"output={folder}"]
         lvmzoo_train(["-m", "experiment=contrastive_workflow", data, *quiet])
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("sweep-*/job-*.json"))]
-        outcomes = with_consistency(outcomes, [row.jobs for row in compare(outcomes)[1]])
-    return table(compare(outcomes)[1])
+        outcomes = with_consistency(outcomes, [row.jobs for row in compare(outcomes).rows])
+    return table(compare(outcomes).rows)
 
 
 def table(settings: list[Row]) -> list[dict[str, Any]]:
@@ -47,9 +47,9 @@ def table(settings: list[Row]) -> list[dict[str, Any]]:
         for key, claim in SHOWN.items():
             if key not in row.values:
                 continue
-            value, spread = row.values[key]
+            value, spread = row.values[key].value, row.values[key].spread
             bound, ok = "beside it", True
-            chance = control[mode].values[key][0] if mode in control else 0.0
+            chance = control[mode].values[key].value if mode in control else 0.0
             if key == "behavior_error_knn ry" and not shifted:
                 bound, ok = f"< a fifth of that of shifted labels, {chance:.1f}", value < chance / 5
             elif key == "goodness_of_fit_behavior" and not shifted:

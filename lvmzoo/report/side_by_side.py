@@ -1,80 +1,29 @@
-"""The page of a sweep: its table, embeddings side by side, and how consistent they are."""
+"""Latents of several models side by side, turned onto each other, and how consistent they are."""
 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from lvmzoo.batch import Kind, Variable
+from lvmzoo.comparison import Row
 from lvmzoo.report.coloring import Coloring, space_axes
-from lvmzoo.report.page import Section, write_page
-from lvmzoo.report.style import HAIRLINE, HALF, INK, MAIN, THIRD, WIDE, Picture, Table, heat_map, picture
-from lvmzoo.sweep_runs import SavedRun, between, read_runs
-from lvmzoo.sweep_table import Row, body, compare
+from lvmzoo.report.style import HAIRLINE, HALF, INK, MAIN, THIRD, WIDE, Picture, heat_map, picture
+from lvmzoo.sweep_runs import SavedRun, between
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write_sweep_report"]
+__all__ = ["consistency_figures", "latent_figures", "onto"]
 
-_MOST_SETTINGS = 12
+Shown = Sequence[tuple[Row, list[SavedRun]]]
+
 _MOST_SEEDS = 5
 _MOST_POINTS = 3000
-
-
-def write_sweep_report(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path | None:
-    """Write sweep.html beside the table; None where no two runs can be compared.
-
-    Parameters
-    ----------
-    folder : of the sweep.
-    outcomes : of its jobs.
-    """
-    runs = read_runs(outcomes)
-    _, rows = compare(outcomes)
-    shown = [(row, members) for row in rows if (members := [runs[job] for job in row.jobs if job in runs])]
-    if len(runs) < 2 or not shown:
-        return None
-    shown = shown[:_MOST_SETTINGS]
-    sections = [
-        Section("table", "Table").draw(lambda: _table(outcomes, rows, any(run.shifted for run in runs.values()))),
-        Section("embeddings", "Latents side by side").draw(lambda: _embeddings(shown)),
-        Section("consistency", "Consistency").draw(lambda: _matrix(shown)),
-    ]
-    sessions = list(dict.fromkeys(name for run in runs.values() for name in run.layouts))
-    content = {
-        "title": f"{len(rows)} settings side by side",
-        "summary": f"{len(outcomes)} runs on {', '.join(sessions[:4])}{', …' if len(sessions) > 4 else ''}.",
-        "date": time.strftime("%Y-%m-%d %H:%M"),
-        "sections": [section for section in sections if not section.empty],
-    }
-    path = folder / "sweep.html"
-    write_page(path, "sweep.html", content)
-    return path
-
-
-def _table(outcomes: Sequence[Mapping[str, Any]], rows: Sequence[Row], shifted: bool) -> Iterator[Table]:
-    header, lines = body(outcomes)
-    notes = {
-        "Several seeds are one row: the mean, and the standard deviation over seeds.": any(
-            len(row.jobs) > 1 for row in rows
-        ),
-        "Goodness of fit of positives in time and by label answers different questions; compare within a column.": any(
-            "goodness_of_fit" in heading for heading in header
-        ),
-        "Shifted labels are the control: what they reach is chance.": shifted,
-    }
-    note = " ".join(text for text, told in notes.items() if told)
-    yield Table("Scores of test data, the best setting first", header, lines, note)
-
-
-def _name(row: Row) -> str:
-    return " ".join(filter(None, row.settings)) or row.name or "run"
 
 
 def _label(run: SavedRun, session: str) -> tuple[str, Variable] | None:
@@ -85,13 +34,20 @@ def _label(run: SavedRun, session: str) -> tuple[str, Variable] | None:
     return ranked[0] if ranked else None
 
 
-def _embeddings(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture]:
+def latent_figures(shown: Shown) -> Iterator[Picture]:
+    """Draw the latents of one run of each row on test data, those of the same bins as the first turned onto it."""
+    first: tuple[SavedRun, str, np.ndarray, str] | None = None
     for row, members in shown:
         run = members[0]
         session = next(iter(run.layouts))
         latents = run.latents(session).get("test")
         if latents is None or latents.shape[1] < 2:
             continue
+        points, how = _principal(latents), "Principal axes."
+        if first is None:
+            first = run, session, points, row.label
+        elif run.fingerprint and (run.fingerprint, session) == (first[0].fingerprint, first[1]):
+            points, how = onto(latents, first[2]), f"Turned onto the latents of {first[3]}."
         step = max(1, -(-len(latents) // _MOST_POINTS))
         found = _label(run, session)
         if found is None:
@@ -102,12 +58,13 @@ def _embeddings(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture
             readable = found[0].replace("_", " ")
             values = values[:: -(-len(values) // len(latents)) or 1]
             coloring = Coloring(readable, readable, values[::step, 0], found[1].kind, found[1].levels)
-        name = _name(row)
+        name = row.label
         yield picture(
-            functools.partial(_points, points=_principal(latents)[::step], coloring=coloring),
+            functools.partial(_points, points=points[::step], coloring=coloring),
             title=name,
             caption=f"Test data of one run, colored by {coloring.short}"
-            + (", which is shifted against the activity." if run.shifted else "."),
+            + (", which is shifted against the activity. " if run.shifted else ". ")
+            + how,
             alt=f"Scatter of the latents of {name}, colored by {coloring.short}.",
             width=THIRD,
             height=3.0,
@@ -119,6 +76,20 @@ def _principal(latents: np.ndarray) -> np.ndarray:
     centered = latents - latents.mean(0)
     _, _, axes = np.linalg.svd(centered, full_matrices=False)
     return centered @ axes[:3].T
+
+
+def onto(
+    latents: Float[np.ndarray, "bin latent"], target: Float[np.ndarray, "bin axis"]
+) -> Float[np.ndarray, "bin axis"]:
+    """Return the latents turned, mirrored and scaled as a whole onto a target of the same bins, without its mean.
+
+    The orthogonal Procrustes problem (Schönemann 1966, doi:10.1007/BF02289451), the smaller of the two filled up with
+    zeros: no direction is stretched against another, so what one model lacks is not made up from noise of another.
+    """
+    centered, wanted = latents - latents.mean(0), target - target.mean(0)
+    left, strength, right = np.linalg.svd(centered.T @ wanted, full_matrices=False)
+    turned = centered @ (left @ right)
+    return turned * (strength.sum() / max(float((turned**2).sum()), 1e-300))
 
 
 def _points(figure: Figure, points: np.ndarray, coloring: Coloring) -> None:
@@ -136,7 +107,7 @@ def _points(figure: Figure, points: np.ndarray, coloring: Coloring) -> None:
         axes.set_aspect("equal")
 
 
-def _matrix(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture | Table]:
+def consistency_figures(shown: Shown) -> Iterator[Picture]:
     """Draw the mean consistency of every setting with every other, over pairs of runs with different seeds."""
     labels = {found[0] for _, (run, *_) in shown for session in run.layouts if (found := _label(run, session))}
     label = next(iter(labels)) if len(labels) == 1 else None
@@ -153,7 +124,7 @@ def _matrix(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture | T
                 nulls += [value for pair in known for value in pair.null]
     if not np.isfinite(values).any():
         return
-    names = [_name(row) for row, _ in shown]
+    names = [row.label for row, _ in shown]
     null = ""
     if nulls:
         null = (
