@@ -24,6 +24,7 @@ from lvmzoo.metrics.forecast_r2 import ForecastR2
 from lvmzoo.metrics.fp_bps import FpBps
 from lvmzoo.metrics.generation import Generation
 from lvmzoo.metrics.goodness_of_fit import GoodnessOfFit
+from lvmzoo.metrics.input_share import InputShare
 from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.metrics.log_likelihood import LogLikelihood
 from lvmzoo.metrics.psth_r2 import PsthR2
@@ -65,6 +66,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             CycleConsistency(),
             Generation(),
             Calibration(),
+            InputShare(),
             SplitCanary(),
         )
     }

@@ -31,6 +31,7 @@ __all__ = [
     "HasDynamics",
     "HasPosterior",
     "HasSharedVariance",
+    "InfersInputs",
     "Loss",
     "Model",
     "Reconstructs",
@@ -281,6 +282,16 @@ class HasPosterior(abc.ABC):
         """Return the mean and covariance of the latents in each bin given what is observed."""
 
 
+class InfersInputs(abc.ABC):
+    """Drives its dynamics by inputs that it infers from the activity."""
+
+    infers_inputs: bool = True  # False: as it is configured, it has none
+
+    @abc.abstractmethod
+    def undriven_rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
+        """Return ``rates`` with each inferred input at its prior mean; the initial condition is as inferred."""
+
+
 class HasSharedVariance(abc.ABC):
     """Knows from the training data how much variance units share, and in how many dimensions."""
 
@@ -309,6 +320,7 @@ CAPABILITIES: tuple[type, ...] = (
     Scores,
     HasPosterior,
     HasSharedVariance,
+    InfersInputs,
 )
 
 

@@ -23,6 +23,7 @@ from lvmzoo.models.base import (
     HasDynamics,
     HasPosterior,
     HasSharedVariance,
+    InfersInputs,
     Loss,
     Model,
     Reconstructs,
@@ -136,12 +137,16 @@ class Full(
     HasDynamics,
     HasPosterior,
     Samples,
+    InfersInputs,
 ):
     positive_rates = True
     routes: ClassVar = {"b": ("a",)}
 
     def rates(self, batch: Batch) -> torch.Tensor:
         return torch.exp(0.1 * torch.tanh(self.latents(batch)) @ self.projection.T)
+
+    def undriven_rates(self, batch: Batch) -> torch.Tensor:
+        return self.rates(batch).sqrt()
 
     def log_likelihood(self, batch: Batch) -> torch.Tensor:
         value = torch.distributions.Poisson(1.3).log_prob(batch.activity.double().clamp_min(0).round())

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from lvmzoo.batch import Batch, Layout, Observation
 from lvmzoo.errors import UserError, unknown_session
-from lvmzoo.models.base import GradientModel, Loss, Reconstructs, Samples
+from lvmzoo.models.base import GradientModel, InfersInputs, Loss, Reconstructs, Samples
 from lvmzoo.parts.draws import across
 from lvmzoo.parts.draws import dropout as drop
 from lvmzoo.parts.dropout import blocked, coordinated_dropout
@@ -84,7 +84,7 @@ class Path(NamedTuple):
     inputs: tuple[Tensor, Tensor, Tensor] | None
 
 
-class LFADS(GradientModel, Reconstructs, Samples):
+class LFADS(GradientModel, Reconstructs, Samples, InfersInputs):
     """Recurrent network that generates each trial from an inferred initial condition and inputs (LFADS)."""
 
     uses_inputs = True
@@ -96,6 +96,7 @@ class LFADS(GradientModel, Reconstructs, Samples):
         observation = Observation.COUNTS if counts else Observation.CONTINUOUS
         self.likelihood = choose_likelihood(config.likelihood, observation)
         self.positive_rates = self.likelihood.positive
+        self.infers_inputs = config.inferred_inputs > 0
         self.external = sum(layouts[0].inputs.values())
         several = len(layouts) > 1
         channels = config.read_in or (config.latents if several else None)
@@ -227,10 +228,13 @@ class LFADS(GradientModel, Reconstructs, Samples):
         posterior: Posterior,
         noise: Float[Tensor, "trial dimension"],
         draws: Float[Tensor, "bin trial input"],
+        driven: bool = True,
     ) -> Path:
         start = self.to_generator(posterior.mean + noise * torch.exp(0.5 * posterior.log_variance))
         if posterior.codes is None:
             return Path(self._run(posterior.external, start), None)
+        if not driven:
+            return Path(self._drive(torch.zeros_like(draws), posterior.external, start), None)
         assert isinstance(self.generator, nn.GRUCell)
         states, moments, drawn = controlled_generator(
             self.controller,
@@ -254,14 +258,26 @@ class LFADS(GradientModel, Reconstructs, Samples):
         states, _ = self.generator(external, start[None].contiguous())
         return states
 
+    def _drive(
+        self,
+        inputs: Float[Tensor, "bin trial input"],
+        external: Float[Tensor, "bin trial channel"],
+        start: Float[Tensor, "trial generator"],
+    ) -> Float[Tensor, "bin trial generator"]:
+        """Run a generator that is driven by given inputs."""
+        states, state = start.new_empty(len(inputs), *start.shape), start
+        for t, both in enumerate(torch.cat([inputs, external], -1)):
+            states[t] = state = self.generator(both, state)
+        return states
+
     def _unit_norm(self) -> Float[Tensor, "latent generator"]:
         return functional.normalize(self.factors, dim=1)
 
     def _factors(self, states: Float[Tensor, "bin trial generator"]) -> Float[Tensor, "bin trial latent"]:
         return functional.linear(states, self._unit_norm())
 
-    def _draws(self, batch: Batch) -> Iterator[Path]:
-        """Run the generator from the posterior mean, or from draws of it.
+    def _draws(self, batch: Batch, driven: bool = True) -> Iterator[Path]:
+        """Run the generator from the posterior mean, or from draws of it; inputs that do not drive it are zero.
 
         The noise of a draw is the same in every trial, and that of a bin does not depend on later ones.
         """
@@ -271,14 +287,14 @@ class LFADS(GradientModel, Reconstructs, Samples):
         noise, inputs = torch.zeros_like(posterior.mean), self.config.inferred_inputs
         draws = noise.new_zeros(batch.n_bins, batch.n_trials, inputs)
         if not self.config.posterior_samples:
-            yield self._generate(posterior, noise, draws)
+            yield self._generate(posterior, noise, draws, driven)
         for sample in range(self.config.posterior_samples):
             generator = torch.Generator().manual_seed(sample)
             noise[:] = torch.randn(noise.shape[1], generator=generator).to(noise)
             if inputs:
                 for t in range(batch.n_bins):
                     draws[t] = torch.randn(inputs, generator=generator).to(noise)
-            yield self._generate(posterior, noise, draws)
+            yield self._generate(posterior, noise, draws, driven)
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Float[Tensor, "trial bin latent"]:
@@ -292,6 +308,12 @@ class LFADS(GradientModel, Reconstructs, Samples):
         return self._average(batch, lambda path: layers.rates(self._factors(path.states)))
 
     @torch.no_grad()
+    def undriven_rates(self, batch: Batch) -> Float[Tensor, "trial bin unit"]:
+        """Return the rates of a generator whose inferred inputs are zero, the mean of their prior."""
+        layers = self._layers(batch.layout.session)
+        return self._average(batch, lambda path: layers.rates(self._factors(path.states)), driven=False)
+
+    @torch.no_grad()
     def inferred_inputs(self, batch: Batch) -> Float[Tensor, "trial bin input"]:
         """Return the posterior mean of the inferred inputs; raises UserError for a model without a controller."""
         if not self.config.inferred_inputs:
@@ -302,9 +324,9 @@ class LFADS(GradientModel, Reconstructs, Samples):
             )
         return self._average(batch, lambda path: path.inputs[0] if path.inputs else path.states)
 
-    def _average(self, batch: Batch, of: Callable[[Path], Tensor]) -> Tensor:
+    def _average(self, batch: Batch, of: Callable[[Path], Tensor], driven: bool = True) -> Tensor:
         """Return the mean of something over draws of the posterior, trials first, 0 where a bin is not valid."""
-        values = [of(path) for path in self._draws(batch)]
+        values = [of(path) for path in self._draws(batch, driven)]
         mean = (values[0] if len(values) == 1 else torch.stack(values).mean(0)).transpose(0, 1).contiguous()
         return mean if bool(batch.valid.all()) else torch.where(batch.valid.unsqueeze(-1), mean, 0.0)
 
@@ -318,10 +340,7 @@ class LFADS(GradientModel, Reconstructs, Samples):
         state = self.to_generator(self.prior.sample(trials, generator).to(self.factors))
         external = state.new_zeros(bins, trials, self.external)
         if self.config.inferred_inputs:
-            driven = torch.cat([self.input_prior.sample(bins, trials, generator).to(state), external], -1)
-            states = state.new_empty(bins, *state.shape)
-            for t in range(bins):
-                states[t] = state = self.generator(driven[t], state)
+            states = self._drive(self.input_prior.sample(bins, trials, generator).to(state), external, state)
         else:
             states = self._run(external, state)
         factors = self._factors(states).transpose(0, 1).contiguous()
