@@ -23,6 +23,7 @@ __all__ = ["failure", "main"]
 
 COMMANDS = {
     "train": "fit a model to a recording and write a report",
+    "select": "choose a setting of a model by cross-validation",
     "adapt": "add a new session to a trained model",
     "compare": "sweeps and runs side by side: one table, and a page",
     "transform": "write the latents of a recording into a copy of its NWB file",
@@ -77,6 +78,10 @@ def _dispatch(arguments: list[str]) -> int:
         from lvmzoo import train_command
 
         return train_command.run(rest)
+    if command == "select":
+        from lvmzoo import select_command
+
+        return select_command.run(rest)
     if command == "adapt":
         from lvmzoo import adapt_command
 

@@ -30,8 +30,8 @@ def complete(line: str, shell: str = "bash") -> list[str]:
     before = words[1:] if not typed else words[1:-1]
     if not before:
         return _starting(typed, COMMANDS)
-    if before[0] == "train":
-        return _ask_hydra(line.split("train", 1)[1].lstrip(), shell)
+    if before[0] in ("train", "select"):
+        return _ask_hydra(line.split(before[0], 1)[1].lstrip(), shell)
     if before == ["show"] or before == ["cite"]:
         from lvmzoo import registry
 

@@ -37,6 +37,7 @@ __all__ = [
     "Reconstructs",
     "Samples",
     "Scores",
+    "Selects",
     "StatisticsModel",
     "capabilities",
 ]
@@ -299,6 +300,19 @@ class HasSharedVariance(abc.ABC):
     @abc.abstractmethod
     def shared_variance(self) -> SharedVariance:
         """What cross-validation on folds of the training data says."""
+
+
+class Selects(abc.ABC):
+    """Compares all values of some of its settings in one fit, by the moments of ``folds`` of the training data."""
+
+    selects: ClassVar[Mapping[str, str]]  # setting, fitted with null there -> what its values are compared by, in words
+
+    @abc.abstractmethod
+    def compared(self, setting: str) -> Mapping[int, Float[Tensor, " fold"]]:
+        """Return what each value of one of these settings scored on each fold left out; higher is better.
+
+        A fold without data holds NaN. Of several sessions it is the mean.
+        """
 
 
 class DynamicalSystem(Reconstructs, Forecasts, Filters, HasDynamics, Samples, Scores, HasPosterior, abc.ABC):

@@ -293,6 +293,11 @@ class PreferentialSession(nn.Module):
                 found[name] = summary(Curve(tuple(candidates.tolist()), explained, value))
         return found
 
+    def compared(self, name: str) -> dict[int, Float[Tensor, " fold"]]:
+        """Return what cross-validation found of "relevant", "latents" or "horizon", by candidate; NaN without data."""
+        stored = getattr(self, f"_curve_{name}")
+        return {int(value): stored[:, value] for value in stored.isfinite().any(0).nonzero().flatten()}
+
     def by_dimension(self, batches: Iterable[Batch]) -> dict[str, dict[str, Any]]:
         """Return how well behavior is predicted by numbers of states that behavior chose, and by "plain" ones."""
         total: HankelMoments | None = None

@@ -176,10 +176,14 @@ class RegressionSession(nn.Module):
         return found + residuals.mean(batch)[..., self.target] if residuals.wanted else found
 
     @property
+    def by_fold(self) -> Float[Tensor, "fold rank"]:
+        """Cross-validated 1 - NSE by rank (from 0) at the chosen ridge; NaN for folds without data."""
+        return self.explained[:, self.route.ridge.index(float(self.ridge))]
+
+    @property
     def curve(self) -> dict[str, list[float] | int]:
         """Cross-validated 1 - NSE by rank (from 0) at the chosen ridge, its standard error, and the chosen rank."""
-        column = self.route.ridge.index(float(self.ridge))
-        folds = self.explained[:, column]
+        folds = self.by_fold
         folds = folds[folds.isfinite().all(1)]
         error = folds.std(0) / len(folds) ** 0.5
         return {"explained": folds.mean(0).tolist(), "standard_error": error.tolist(), "rank": int(self.rank)}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from lvmzoo.claims.support import Questions
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings, Progress, quiet_progress
 from lvmzoo.inference.reduced_rank import Moments
-from lvmzoo.models.base import Communicates, Connects, StatisticsModel
+from lvmzoo.models.base import Communicates, Connects, Selects, StatisticsModel
 from lvmzoo.parts.regression_session import RegressionSession, Route
 from lvmzoo.parts.residuals import Residuals
 from lvmzoo.registry import Entry, Family, Reference, Training, register
@@ -100,10 +101,11 @@ class Sums(NamedTuple):
     yy: Float[Tensor, " number"]
 
 
-class ReducedRankRegression(StatisticsModel, Communicates, Connects):
+class ReducedRankRegression(StatisticsModel, Communicates, Connects, Selects):
     """Predict a target region from source regions through a low-dimensional communication subspace."""
 
     passes = 1
+    selects = MappingProxyType({"rank": "1 - NSE of the target region in held-out trials"})
 
     def __init__(self, config: ReducedRankRegressionConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
@@ -184,6 +186,11 @@ class ReducedRankRegression(StatisticsModel, Communicates, Connects):
     def routes(self) -> Mapping[str, tuple[str, ...]]:
         """The target region, predicted from the source regions."""
         return {self.target: self.sources}
+
+    def compared(self, setting: str) -> dict[int, Float[Tensor, " fold"]]:
+        """Return 1 - NSE of each fold left out by rank, at the ridge that is best of all."""
+        curves = torch.stack([self.of(session).by_fold for session in self._place]).mean(0)
+        return dict(enumerate(curves.T))
 
     def predict_target(self, batch: Batch, target: str) -> Float[Tensor, "trial bin target_unit"]:
         """Return the expected activity of the target region given the source regions alone."""
