@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 
 from rich.console import Console
 
 from lvmzoo.comparison import compare
-from lvmzoo.sweep_table import show, write
+from lvmzoo.sweep_table import legend, order, show, warnings, write
 
 
 def outcome(job, overrides, co_bps=None, error=0.0, seconds=1.0, session="a"):
@@ -150,3 +151,103 @@ def test_sweeps_without_a_score_or_with_one_run_are_survived(tmp_path):
         write(tmp_path, compare(outcomes))
         assert outcomes[0]["model"] in printed(outcomes)
     assert "failed" in printed([OUTCOMES[1]])
+
+
+def run_of(job, model, value, validation=None, fold=None, seed=0, **more):
+    made = outcome(job, [f"model={model}", f"seed={seed}", *([f"data.split.fold={fold}"] * (fold is not None))], value)
+    made["scores"] = [made["scores"][0] | {"validation": validation} | more]
+    return made
+
+
+FOLDS = [  # model, fold, test, validation: the best on validation data is lds, lds, pca
+    ("pca", 0, 0.30, 0.20), ("pca", 1, 0.20, 0.20), ("pca", 2, 0.22, 0.30),
+    ("lds", 0, 0.10, 0.28), ("lds", 1, 0.20, 0.29), ("lds", 2, 0.24, 0.28),
+]  # fmt: skip
+
+
+def test_folds_become_one_row_with_the_standard_error_over_them_and_choosing_is_nested(tmp_path):
+    outcomes = [run_of(job, model, test, val, fold) for job, (model, fold, test, val) in enumerate(FOLDS)]
+    comparison = compare(outcomes)
+    assert [(row.name, row.folds, row.jobs) for row in comparison.rows] == [
+        ("lds", 3, [3, 4, 5]),  # the best on validation data, not on test data
+        ("pca", 3, [0, 1, 2]),
+    ]
+    found = comparison.rows[0].values["co_bps"]
+    assert abs(found.value - 0.18) < 1e-12
+    assert abs(found.spread - statistics.stdev([0.10, 0.20, 0.24]) / 3**0.5) < 1e-12
+    nested = comparison.nested[""]
+    assert abs(nested.value - statistics.fmean([0.10, 0.20, 0.22])) < 1e-12
+    assert abs(nested.spread - statistics.stdev([0.10, 0.20, 0.22]) / 3**0.5) < 1e-12
+    write(tmp_path, comparison)
+    said = (tmp_path / "table.md").read_text().splitlines()[-1]
+    assert "in the order of co_bps on validation data" in said
+    assert "Choosing on validation data in every fold gives co_bps 0.173 ± 0.037 on test data." in said
+    assert "±: the standard error of the mean over folds." in said
+
+
+def test_seeds_of_a_fold_count_once():
+    outcomes = [run_of(0, "pca", 0.1, fold=0), run_of(1, "pca", 0.3, fold=0, seed=1), run_of(2, "pca", 0.6, fold=1)]
+    found = compare(outcomes).rows[0].values["co_bps"]
+    assert abs(found.value - 0.4) < 1e-12
+    assert abs(found.spread - 0.2) < 1e-12
+
+
+def test_without_validation_scores_of_all_the_order_is_that_of_the_test_and_says_so():
+    outcomes = [run_of(0, "pca", 0.3, 0.1), run_of(1, "lds", 0.2, 0.2)]
+    assert [row.name for row in compare(outcomes).rows] == ["lds", "pca"]
+    assert "no choice saw" in " ".join(order(compare(outcomes)))
+    outcomes[1]["scores"][0]["validation"] = None
+    assert [row.name for row in compare(outcomes).rows] == ["pca", "lds"]
+    assert "flattered by the choice" in " ".join(order(compare(outcomes)))
+    assert compare(outcomes).nested == {}
+    assert list(order(compare(outcomes[:1]))) == []
+
+
+def test_warnings_that_half_of_the_runs_get_are_shown_with_their_reason(tmp_path):
+    values = {"pca": (0.30, 0.30, 0.30), "lds": (0.10, 0.35, 0.10), "gpfa": (0.35, 0.35, 0.10)}
+    outcomes = [
+        run_of(3 * place + seed, model, value, seed=seed)
+        for place, (model, row) in enumerate(values.items())
+        for seed, value in enumerate(row)
+    ]
+    comparison = compare(outcomes)
+    assert {row.name: [flag.kind for flag in row.flags] for row in comparison.rows} == {
+        "pca": [],
+        "gpfa": [],
+        "lds": ["below baseline"],
+    }
+    [warning] = warnings(comparison)
+    assert warning.startswith("lds, below baseline: Its co_bps, 0.100, is below that of pca, 0.300")
+    assert "In 2 of 3 runs" in warning
+    write(tmp_path, comparison)
+    assert f"- {warning}" in (tmp_path / "table.md").read_text().splitlines()
+    assert "| flags |" in (tmp_path / "table.md").read_text()
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["flags"] for row in csv.DictReader(file)] == ["", "", "below baseline"]
+    assert "below baseline" in printed(outcomes)
+    assert "flags" not in printed(outcomes[:3])
+
+
+def test_runs_of_a_seed_are_compared_with_each_other_where_simulations_have_other_data_in_each():
+    values = {"pca": (0.5, 0.1), "lds": (0.6, 0.2)}  # the second recording is harder
+    outcomes = [
+        run_of(2 * place + seed, model, value, seed=seed)
+        for place, (model, row) in enumerate(values.items())
+        for seed, value in enumerate(row)
+    ]
+    assert [row.flags for row in compare(outcomes).rows] == [[], []]
+
+
+def test_what_the_model_saw_is_labeled_and_ceilings_are_kept():
+    outcomes = [run_of(0, "pca", 0.3, seen=True, unit="bits/spike", ceiling=0.4), run_of(1, "lds", 0.2, ceiling=0.4)]
+    comparison = compare(outcomes)
+    assert comparison.lead.seen
+    assert comparison.lead.heading == "co_bps (seen)"  # units that differ are not shown
+    assert comparison.rows[0].values["co_bps"].ceiling == 0.4
+    assert "how well it explains" in " ".join(legend(comparison, comparison.shown))
+
+
+def test_a_score_that_is_not_finite_is_none(tmp_path):
+    comparison = compare([run_of(0, "pca", float("nan")), run_of(1, "lds", 0.2)])
+    assert [row.name for row in comparison.rows] == ["lds", "pca"]
+    assert comparison.rows[1].values == {}

@@ -101,9 +101,9 @@ def write_leaderboard(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path
 
 def _columns(comparison: Comparison) -> list[Column]:
     shown = comparison.shown
-    shots = [column for column in comparison.metrics if column.key.startswith(_FEW_SHOTS)]
-    most = max(shots, key=lambda column: int(column.key.removeprefix(_FEW_SHOTS)), default=None)
-    return shown + [c for c in comparison.metrics if c not in shown and (c == most or c.key in _MORE)]
+    shots = [c.key.removeprefix(_FEW_SHOTS) for c in comparison.metrics if c.key.startswith(_FEW_SHOTS)]
+    more = {*_MORE, _FEW_SHOTS + max(filter(str.isdigit, shots), key=int, default="")}
+    return shown + [c for c in comparison.metrics if c not in shown and c.key in more]
 
 
 def _verdict(comparison: Comparison) -> Iterator[str]:

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from lvmzoo.metrics.base import Score
     from lvmzoo.run import Run
 
-__all__ = ["Row", "config_text", "fitting", "highlights", "number", "rows", "session_facts", "session_notes", "summary"]
+__all__ = [
+    "Row",
+    "bounds",
+    "config_text",
+    "fitting",
+    "highlights",
+    "number",
+    "rows",
+    "session_facts",
+    "session_notes",
+    "summary",
+]
 
 _METRICS = {
     "log_likelihood": "Log-likelihood",
@@ -117,17 +128,19 @@ def _metric(score: Score) -> str:
     return _METRICS.get(score.metric, score.metric.replace("_", " "))
 
 
-def _remarks(score: Score) -> str:
-    """Return the note, and what the value is to be compared with."""
-    parts = [score.note]
-    if score.seen:
-        parts.append("of what the model saw")
+def bounds(score: Score) -> list[str]:
+    """Return what the value is to be compared with."""
+    parts = ["of what the model saw"] if score.seen else []
     if score.ceiling is not None:
         parts.append(f"ceiling {number(score.ceiling)}")
     if score.chance is not None and score.p is not None:
         unit = _UNITS.get(score.unit, "")
         parts.append(f"shuffled labels reach {number(score.chance, 2)}{unit} ({p_value(score.p)})")
-    return "; ".join(filter(None, parts))
+    return parts
+
+
+def _remarks(score: Score) -> str:
+    return "; ".join(filter(None, [score.note, *bounds(score)]))
 
 
 def _value(score: Score) -> tuple[str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import subprocess
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +179,64 @@ def make_run(sessions: list[Session], **changes) -> Run:
     }
     run = Run(model, ENTRY, Experiment(config, DataConfig()), sessions, scores, history, None, facts, decoders)
     return dataclasses.replace(run, **changes)
+
+
+VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
+
+
+class Outline(HTMLParser):
+    """Collects titles, ids and unclosed tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.headings: dict[str, list[str]] = {"h1": [], "h2": [], "h3": []}
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes["href"]] if "href" in attributes else []
+        if tag not in VOID:
+            self.stack.append(tag)
+        if tag in self.headings:
+            self.headings[tag].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        for tag in self.headings:
+            if tag in self.stack:
+                self.headings[tag][-1] += data
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that opens a page in Chromium, without a window, and returns what that wrote."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("there is no Chromium here to render the page with")
+    common = [
+        found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
+    ]  # fmt: skip
+
+    def open_page(address: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*common, *options, address], capture_output=True, text=True, timeout=120)
+
+    return open_page
 
 
 @pytest.fixture

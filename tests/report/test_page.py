@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-import shutil
-import subprocess
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_run, reach_session, ring_session
+from conftest import Outline, make_run, reach_session, ring_session
 
 from lvmzoo import registry
 from lvmzoo.batch import Observation
@@ -24,45 +21,6 @@ from lvmzoo.report.curves import learning_curves
 from lvmzoo.report.page import write_report
 from lvmzoo.train import train
 from tests.contract import world
-
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Outline(HTMLParser):
-    """Collects titles, ids and unclosed tags."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.headings: dict[str, list[str]] = {"h1": [], "h2": [], "h3": []}
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.tags.append(tag)
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        self.links += [attributes["href"]] if "href" in attributes else []
-        if tag not in VOID:
-            self.stack.append(tag)
-        if tag in self.headings:
-            self.headings[tag].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.stack.pop()
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        for tag in self.headings:
-            if tag in self.stack:
-                self.headings[tag][-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -217,24 +175,10 @@ def test_same_run_same_figures(report):
     assert first == second
 
 
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("there is no Chromium here to render the page with")
-    return found
-
-
 @pytest.mark.parametrize("width", [1280, 400])
-def test_chromium_renders_it_without_an_error(reach_page, tmp_path: Path, width):
-    browser = chromium()
+def test_chromium_renders_it_without_an_error(reach_page, chromium, tmp_path: Path, width):
     picture = tmp_path / "page.png"
-    common = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", "--enable-logging=stderr", "--v=0",
-    ]  # fmt: skip
-    page = reach_page.as_uri()
-    done = subprocess.run([*common, f"--screenshot={picture}", page], capture_output=True, text=True, timeout=120)
+    done = chromium(reach_page.as_uri(), f"--window-size={width},3000", f"--screenshot={picture}")
     assert ":CONSOLE" not in done.stderr, done.stderr
     import matplotlib.image
 
