@@ -1,10 +1,9 @@
 """What chance makes of predictions of one region from another: trials of the regions exchanged with each other.
 
 Trials stay within their fold, whose model predicts them, within their condition, and among neighbors. Trials of unlike
-length meet in the samples that both have. A correlation over fewer samples varies more, as the root of their number,
-and so it is taken times that root: else a few long trials, which meet short ones in every draw, would pass for what
-the regions share (of independent regions .11 were rejected at 5 % where one trial in five had 80 bins and the others 8,
-and .04 are so).
+length meet in the samples that both have. There a course that all trials of a condition repeat weighs otherwise than in
+whole trials, and a correlation over fewer samples varies more. So each draw is compared with what the same trials give
+in the same samples when each meets itself.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Exchange:
     """The correlation of predictions with the activity, both ways, and what it is when trials are exchanged."""
 
     observed: float
-    null: Float[Tensor, " draw"]  # times the root of the number of samples that meet, as a share of all
+    null: Float[Tensor, " draw"]  # as far from ``observed`` as each draw is from the same samples not exchanged
     products: Float[Tensor, "way trial"]  # of predictions and activity, in each trial
     powers: Float[Tensor, "way trial two"]  # sums of squares of each
 
@@ -112,16 +111,23 @@ def exchange(
         clean = (without_drift(own, shown, condition=condition) for own in (which.prediction, which.target))
         prediction, y = (torch.where(shown, own, 0.0).flatten(1) for own in clean)
         seen = shown.to(y).flatten(1)
-        # Of each trial's prediction with each trial's activity, over the samples that both have.
-        gram, number = prediction @ y.T, seen @ seen.T
-        power = prediction.square() @ seen.T, seen @ y.square().T
+        # Of each trial's prediction with each trial's activity, and with its own where another trial has samples.
+        gram, own = prediction @ y.T, (prediction * y) @ seen.T
+        power = prediction.square() @ seen.T, y.square() @ seen.T
         product = (power[0].diagonal().sum() * power[1].diagonal().sum()).sqrt()
-        observed.append(gram.diagonal().sum() / product.clamp(min=1e-300))
-        norm = (power[0][rows, columns].sum(1) * power[1][rows, columns].sum(1)).sqrt().clamp(min=1e-300)
-        share = number[rows, columns].sum(1) / number.diagonal().sum().clamp(min=1)
-        null.append(gram[rows, columns].sum(1) / norm * share.sqrt())
+        observed.append(own.diagonal().sum() / product.clamp(min=1e-300))
+        met = _ratio(gram[rows, columns], power[0][rows, columns], power[1][columns, rows])
+        alone = _ratio(*(x[rows, columns] + x[columns, rows] for x in (own, *power)))
+        null.append(observed[-1] + met - alone)
         products.append(gram.diagonal())
         powers.append(torch.stack([power[0].diagonal(), power[1].diagonal()], 1))
     return Exchange(
         float(torch.stack(observed).mean()), torch.stack(null).mean(0), torch.stack(products), torch.stack(powers)
     )
+
+
+def _ratio(
+    products: Float[Tensor, "draw trial"], one: Float[Tensor, "draw trial"], other: Float[Tensor, "draw trial"]
+) -> Float[Tensor, " draw"]:
+    """Return the correlation of each draw, from the products of its trials and their sums of squares."""
+    return products.sum(1) / (one.sum(1) * other.sum(1)).sqrt().clamp(min=1e-300)

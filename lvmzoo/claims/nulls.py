@@ -155,8 +155,9 @@ def without_drift(
 ) -> Float[Tensor, "trial bin unit"]:
     """Return activity less each unit's slow drift over trials and its mean.
 
-    The drift is fitted together with the mean of each condition, which stays: a drift fitted to the order in which
-    shared conditions happened to come would be the same in all regions, and no permutation would show it.
+    The drift is fitted together with the mean course of each condition, which stays: a drift fitted to the order in
+    which shared conditions, or long and short trials of one, happened to come would be the same in all regions, and no
+    permutation would show it.
 
     Parameters
     ----------
@@ -167,20 +168,34 @@ def without_drift(
     """
     trials = values.shape[0]
     terms = min(terms, trials // 10)
-    place = torch.arange(trials, dtype=torch.float64, device=values.device)
-    levels = levels_of(condition, trials).to(values.device)
-    basis = torch.cat([drift_basis((place + 0.5) / max(trials, 1), terms), levels], 1)
     clean = torch.where(observed, values, 0.0).to(torch.float64)
-    weight = observed.to(torch.float64).sum(1)  # trial, unit
-    normal = torch.einsum("nu,nk,nl->ukl", weight, basis, basis)
-    # A unit that is never observed has no drift to remove, and may be hidden in all trials of a condition.
-    seen = weight.sum(0) > 0
-    normal = normal + torch.eye(basis.shape[1], dtype=torch.float64, device=values.device) * (
-        1e-10 * weight.sum(0).clamp(min=1.0)[:, None, None]
+    alike = bool((observed == observed[..., :1]).all())  # then sums over samples are those of every unit
+    weight = (observed[..., :1] if alike else observed).to(torch.float64)
+    if terms:
+        place = torch.arange(trials, dtype=torch.float64, device=values.device)
+        basis = drift_basis((place + 0.5) / trials, terms)[:, 1:]
+        own = _beside_courses(basis, weight, condition)
+        # A unit that is never observed has no drift to remove.
+        ridge = 1e-10 * weight.sum((0, 1)).clamp(min=1.0)[:, None, None] * torch.eye(terms).to(basis)
+        normal = torch.einsum("nbuk,nbul->ukl", own, own) + ridge
+        moment = torch.einsum("nbuk,nbu->uk", own.expand(-1, -1, clean.shape[2], -1), clean)
+        slope = torch.linalg.solve(normal, moment[..., None])[..., 0]
+        clean = clean - (basis @ slope.mT)[:, None] * weight
+    return clean - clean.sum((0, 1)) / weight.sum((0, 1)).clamp(min=1.0)
+
+
+def _beside_courses(
+    basis: Float[Tensor, "trial term"], weight: Float[Tensor, "trial bin unit"], condition: Int[Tensor, " trial"] | None
+) -> Float[Tensor, "trial bin unit term"]:
+    """Return drifts less what a mean course of each condition fits of them; zero in samples that do not count."""
+    level = torch.zeros(len(basis), dtype=torch.int64, device=basis.device)
+    if condition is not None:
+        level = condition.to(basis.device).unique(return_inverse=True)[1]
+    drift = weight[..., None] * basis[:, None, None]
+    total, count = (
+        x.new_zeros(int(level.max()) + 1, *x.shape[1:]).index_add_(0, level, x) for x in (drift, weight[..., None])
     )
-    moment = torch.einsum("nu,nk->uk", clean.sum(1), basis)
-    slope = torch.where(seen[:, None], torch.linalg.solve(normal, moment), 0.0)
-    return clean - (basis[:, : terms + 1] @ slope[:, : terms + 1].mT)[:, None]
+    return drift - (total / count.clamp(min=1.0))[level] * weight[..., None]
 
 
 def _quantiles(values: Sequence[float] | Tensor, levels: tuple[float, float]) -> tuple[float, float]:

@@ -117,15 +117,31 @@ def test_drift_is_removed_by_least_squares() -> None:
     observed[3, 2, 1] = False
     values[3, 2, 1] = torch.nan
     found = without_drift(values, observed)
-    # The same by least squares over single samples, unit by unit.
+    # The same by least squares over single samples, unit by unit, with a mean of each bin.
     for unit in range(units):
-        rows = observed[..., unit].numpy()
-        design = drift_basis(torch.tensor(position), 4).numpy()[:, None].repeat(bins, 1)
-        slope = np.linalg.lstsq(design[rows], values[..., unit].numpy()[rows], rcond=None)[0]
-        expected = values[..., unit].numpy() - design @ slope
         kept = observed[..., unit].numpy()
+        drifts = drift_basis(torch.tensor(position), 4).numpy()[:, None, 1:].repeat(bins, 1)
+        design = np.concatenate([drifts, np.eye(bins)[None].repeat(trials, 0)], 2)
+        slope = np.linalg.lstsq(design[kept], values[..., unit].numpy()[kept], rcond=None)[0]
+        expected = values[..., unit].numpy() - drifts @ slope[:4]
+        expected -= expected[kept].mean()
         np.testing.assert_allclose(found[..., unit].numpy()[kept], expected[kept], atol=1e-8)
     assert float(found.mean(1).var(0).max()) < 3 / bins
+
+
+@pytest.mark.parametrize("conditions", [1, 3])
+def test_courses_in_trials_of_unlike_length_are_no_drift(conditions: int) -> None:
+    random = np.random.default_rng(2)
+    trials, bins = 60, 30
+    condition = torch.from_numpy(random.integers(0, conditions, trials))
+    course = torch.from_numpy(random.normal(size=(conditions, bins, 2)).cumsum(1))
+    values = course[condition]
+    length = torch.from_numpy(np.where(random.random(trials) < 0.3, bins, 5))
+    observed = (torch.arange(bins) < length[:, None])[..., None].expand(values.shape)
+    found = without_drift(values, observed, condition=condition)
+    torch.testing.assert_close(
+        found[observed].reshape(-1, 2), values[observed].reshape(-1, 2) - values[observed].reshape(-1, 2).mean(0)
+    )
 
 
 def test_few_trials_lose_their_mean_alone() -> None:
