@@ -99,7 +99,7 @@ def test_exchanged_trials_correlate_over_what_both_have() -> None:
 def test_trials_of_unlike_length_do_not_pass_for_communication(course: float) -> None:
     """One trial in five has 80 bins, the others 8; both regions may repeat the courses of four conditions.
 
-    At 5 %, .11 were rejected when exchanged trials counted as long ones, and with courses nine in ten when what long
+    At 5 %, .11 were rejected when exchanged trials counted as long ones, and with courses nearly all when what long
     trials alone repeat was scaled away, or taken for drift.
     """
     fold, cases = torch.ones(40, dtype=torch.int64), 300
