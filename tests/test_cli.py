@@ -227,6 +227,63 @@ def test_a_sweep_runs_every_combination_in_one_folder(train: Any, capsys: pytest
     assert "4 of 4 runs done" in capsys.readouterr().out
 
 
+def test_a_sweep_writes_its_page_and_says_where(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    train()
+    assert main(["train", "-m", "model=lds"]) == 0
+    (folder,) = Path("runs").iterdir()
+    assert f"Leaderboard: {folder / 'leaderboard.html'}" in capsys.readouterr().out
+    assert 'href="job-0-lds/report.html"' in (folder / "leaderboard.html").read_text()
+
+
+@pytest.mark.parametrize("words", [["data.split.folds=3"], ["data.split.by=folds", "data.split.folds=3"]])
+def test_a_sweep_of_folds_runs_them_all_and_pools_them(
+    train: Any, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = train()
+    assert main(["train", "-m", "model=lds,pca", *words]) == 0
+    assert [(e.model.name, e.data.split.fold) for e in asked] == [(m, f) for m in ("lds", "pca") for f in (0, 1, 2)]
+    printed = capsys.readouterr().out
+    assert re.search(r"^lds .* 0,1,2", printed, re.MULTILINE)
+
+
+def test_a_fold_that_is_chosen_is_run_alone(train: Any) -> None:
+    asked = train()
+    assert main(["train", "-m", "seed=0,1", "data.split.folds=3", "data.split.fold=2"]) == 0
+    assert [(e.seed, e.data.split.fold) for e in asked] == [(0, 2), (1, 2)]
+    assert main(["train", "-m", "data.split.folds=3", "data.split.fold=0,2"]) == 0
+    assert [e.data.split.fold for e in asked[2:]] == [0, 2]
+
+
+def test_a_search_does_not_choose_the_easiest_fold(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = train()
+    search = ["train", "-m", "experiment=lfads_search", "data=lds", "data.split.folds=3"]
+    assert main(search) == 2
+    assert not asked
+    assert "Search with data.split.fold=0" in capsys.readouterr().err
+    assert not list(Path().glob("runs/*"))
+
+
+def test_scores_are_printed_beside_what_they_are_to_be_compared_with(
+    train: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+    assert main(["train"]) == 0
+    assert "beside it" not in capsys.readouterr().out
+    scores = [
+        Score("bits_per_spike", 0.25, "monday", seen=True, ceiling=0.4),
+        Score("behavior_r2", 0.5, "monday", "hand", chance=0.02, p=0.048),
+        Score("latent_r2", 0.5, "monday"),
+    ]
+    finished = types.SimpleNamespace(scores=scores, folder=None, findings={})
+    monkeypatch.setattr(sys.modules["lvmzoo.train"], "train", lambda _: finished)
+    assert main(["train"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["metric", "target", "value", "unit", "beside", "it"]
+    assert lines[1].rstrip().endswith("of what the model saw; ceiling 0.400")
+    assert "shuffled labels reach 0.020 (p = 0.048)" in lines[2]
+    assert lines[3].split() == ["latent_r2", "0.5"]
+
+
 def test_two_sweeps_in_one_second_have_two_folders(train: Any) -> None:
     train()
     for _ in range(3):
