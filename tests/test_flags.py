@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from lvmzoo.config import DataConfig, Experiment, SplitConfig
 from lvmzoo.flags import flags
+from lvmzoo.metrics import METRICS, Evaluation
+from lvmzoo.models.single_region.gpfa import GPFAConfig
+from lvmzoo.models.single_region.pca import PCAConfig
+from lvmzoo.simulate.lds import lds
+from lvmzoo.train import train
 
 
 def outcome(model, **values):
@@ -26,9 +34,19 @@ def test_the_best_model_whose_readout_needs_many_trials_invents_dynamics():
     assert kinds(SOUND, large) == [[], ["invents dynamics"]]
     [flag] = flags([SOUND, large])[1]
     assert flag.reason == (
-        "Of its co-bps, 0.154, a readout learned from 16 trials keeps 57%, where lds keeps 90%: "
+        "Readouts learned from 4 and 16 trials keep 32% of its co_bps, 0.154, where they keep 70% of the 0.150 of lds: "
         "its latents hold more than the activity needs."
     )
+
+
+def test_one_number_of_trials_is_no_evidence():
+    few = outcome("pca", co_bps=0.15, few_shot_co_bps_4=0.1)
+    assert kinds(few, outcome("lds", co_bps=0.15, few_shot_co_bps_4=0.02)) == [[], []]
+
+
+def test_smoothed_units_are_not_called_invented():
+    units = outcome("smoothing", co_bps=0.15, few_shot_co_bps_4=0.012, few_shot_co_bps_16=0.088)
+    assert kinds(SOUND, units) == [[], []]
 
 
 def test_a_model_whose_rates_do_not_tell_its_latents_invents_dynamics():
@@ -43,12 +61,12 @@ def test_only_models_near_the_best_are_asked_whether_they_invent():
 
 def test_a_model_that_says_little_is_no_measure_of_what_few_trials_keep():
     small = outcome("pca", co_bps=0.03, few_shot_co_bps_4=0.03, few_shot_co_bps_16=0.03)
-    middling = outcome("lds", co_bps=0.15, few_shot_co_bps_16=0.09, cycle_consistency=1.0)
+    middling = outcome("lds", co_bps=0.15, few_shot_co_bps_4=0.06, few_shot_co_bps_16=0.09)
     assert kinds(small, middling) == [[], []]
 
 
 def test_noise_of_few_draws_is_no_evidence():
-    noisy = outcome("lds", co_bps=0.15, few_shot_co_bps_16=(0.088, 0.02))
+    noisy = outcome("lds", co_bps=0.15, few_shot_co_bps_4=0.05, few_shot_co_bps_16=(0.088, 0.02))
     assert kinds(SOUND, noisy) == [[], []]
 
 
@@ -68,6 +86,47 @@ def test_sessions_are_averaged():
     two = outcome("lds", co_bps=(0.14, 0.01))
     two["scores"] = [*two["scores"], dict(two["scores"][0], value=0.02, session="b")]
     assert kinds(outcome("pca", co_bps=(0.12, 0.01)), two) == [[], ["below baseline"]]
+
+
+@pytest.mark.parametrize(("share", "raised"), [((0.94, 0.03), True), ((0.3, 0.03), False), ((0.55, 0.04), False)])
+def test_inputs_that_do_the_work_are_told(share, raised):
+    [found] = flags([outcome("lfads", input_share=share)])
+    assert [flag.kind for flag in found] == ["inputs do the work"] * raised
+    assert not raised or "lose 94% of the variance" in found[0].reason
+
+
+@pytest.mark.parametrize(("canary", "noise", "raised"), [(0.7, -0.01, True), (-4.0, -0.01, False), (-4.0, 0.3, True)])
+def test_a_split_that_decodes_what_is_not_there_is_leaky(canary, noise, raised):
+    run = outcome("pca", split_canary=canary, split_canary_noise=noise)
+    assert kinds(run) == [["leaky split"] * raised]
+
+
+def test_a_score_that_is_not_finite_is_left_out():
+    run = outcome("pca", split_canary=0.7)
+    run["scores"][0]["value"] = None  # as it is read back from a file
+    assert kinds(run) == [[]]
+
+
+def fitted(model, **split):
+    """Fit a model to a simulation of three latents, three of ten units held out; return its outcome."""
+    config = DataConfig(bin_width_s=0.02, split=SplitConfig(held_out_units=0.3, **split))
+    experiment = Experiment(model, config)
+    run = train(experiment, [lds(seed=1, trials=90, bins=40, units=30, latents=3)], write=False)
+    names = ("co_bps", "few_shot_co_bps", "cycle_consistency", "split_canary")
+    evaluation = Evaluation(run.model, run.sessions[0])
+    scores = [dataclasses.asdict(score) for name in names for score in METRICS[name](evaluation)]
+    return {"model": model.name, "scores": scores, "overrides": [], "code": 0}
+
+
+def test_fitted_models_are_told_by_what_they_are():
+    """Three principal components fit three latents and fifteen are too many; one latent is below the baseline."""
+    right, many = fitted(PCAConfig(latents=3)), fitted(PCAConfig(latents=15))
+    few = fitted(GPFAConfig(latents=1))
+    assert kinds(right, many, few) == [[], ["invents dynamics"], ["below baseline"]]
+
+
+def test_interleaved_trials_are_told():
+    assert kinds(fitted(PCAConfig(latents=3), by="every")) == [["leaky split"]]
 
 
 def test_a_failed_run_has_no_flags():
