@@ -56,7 +56,7 @@ class Settings:
     def data(self, place: int) -> str:
         """Return which data a run is of; only runs of the same data are ranked together."""
         pairs = zip(self.keys, self.values[place], strict=True)
-        return " ".join(f"{key}={value}" for key, value in pairs if _of_data(key))
+        return " ".join(f"{key}={value}" for key, value in pairs if value and _of_data(key))
 
 
 def settings_of(outcomes: Sequence[Mapping[str, Any]]) -> Settings:
