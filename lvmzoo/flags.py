@@ -142,14 +142,14 @@ def _driven(run: Mapping[str, _Value]) -> Flag | None:
 
 def _leaky(run: Mapping[str, _Value]) -> Flag | None:
     """Flag a split that lets a readout decode what has nothing to do with the activity."""
-    for key, what in (("split_canary", "slow drifts"), ("split_canary_noise", "white noise")):
-        if key in run and run[key].mean > CHANCE:
-            return Flag(
-                "leaky split",
-                f"On this split, independent {what} are decoded from each other at R2 {run[key].mean:.2f}: what is "
-                "decoded from latents may be drift of the recording.",
-            )
-    return None
+    canary = run.get("split_canary")
+    if canary is None or canary.mean <= CHANCE:
+        return None
+    return Flag(
+        "leaky split",
+        f"On this split, slow drifts are decoded from others, independent of them, at R2 {canary.mean:.2f}: what is "
+        "decoded from latents may be drift of the recording.",
+    )
 
 
 def _values(scores: Sequence[Mapping[str, Any]]) -> dict[str, _Value]:

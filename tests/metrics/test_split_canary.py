@@ -20,11 +20,6 @@ from .toy import Base, make_session
 TRIALS = 100
 
 
-def values(session, seed=0):
-    found = SplitCanary()(Evaluation(Base(session), session, seed))
-    return {row.metric: row for row in found}
-
-
 def whole(**settings):
     """All trials of the toy session, of one length, as one part."""
     session = make_session(trials=TRIALS, lengths=(30,), **settings)
@@ -77,7 +72,7 @@ def test_it_is_what_scikit_learn_decodes(split, monkeypatch):
         return drawn[-1][-1]
 
     monkeypatch.setattr("lvmzoo.metrics.split_canary.drifts", recorded)
-    found = SplitCanary(draws=6)(Evaluation(Base(session), session))[0]
+    [found] = SplitCanary(draws=6)(Evaluation(Base(session), session))
     expected = []
     for moments, timescales, drift in drawn:
         np.testing.assert_allclose(moments, np.concatenate([times["train"], times["test"]]), atol=1e-9)
@@ -86,18 +81,19 @@ def test_it_is_what_scikit_learn_decodes(split, monkeypatch):
         x, y = ({part: array[:, cut] for part, array in parts.items()} for cut in (slice(-1), slice(-1, None)))
         expected.append(by_scikit_learn(x, y))
     assert len(expected) == 6
-    assert found.value == pytest.approx(np.median(expected), abs=1e-8)
+    assert f"slow drifts {np.median(expected):.2g}, white noise -0.0" in found.note
+    if split is interleaved:
+        assert found.value == pytest.approx(np.median(expected), abs=1e-8)
     assert found.n == len(times["test"])
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_interleaved_trials_share_drift_and_blocks_do_not(seed):
-    leaky, sound = values(interleaved(), seed), values(blocks(), seed)
-    assert leaky["split_canary"].value > 0.4
-    assert sound["split_canary"].value < 0
-    for found in (leaky, sound):
-        assert -0.1 < found["split_canary_noise"].value < 0.02
-        assert found["split_canary"].better == "lower"
+    [leaky], [sound] = (SplitCanary()(Evaluation(Base(s), s, seed)) for s in (interleaved(), blocks()))
+    assert leaky.value > 0.4
+    assert -0.1 < sound.value < 0.02  # white noise is read out from white noise no better than by chance
+    assert "slow drifts -" in sound.note
+    assert leaky.better == sound.better == "lower"
 
 
 def test_drifts_remember_for_their_timescale():
@@ -121,5 +117,5 @@ def test_a_long_session_takes_no_longer():
     evaluation = Evaluation(Base(session), session)
     evaluation.bins("train"), evaluation.bins("test")
     began = time.process_time()
-    assert len(SplitCanary()(evaluation)) == 2
+    assert len(SplitCanary()(evaluation)) == 1
     assert time.process_time() - began < 3
