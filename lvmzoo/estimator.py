@@ -11,20 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lvmzoo import registry
 from lvmzoo.adapt import adaptation
 from lvmzoo.batch import Batch
 from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
-from lvmzoo.data.arrays import from_arrays
 from lvmzoo.data.load import apply
-from lvmzoo.data.load import load as load_recordings
 from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings
+from lvmzoo.given import Activity, Behavior, check_units, each_trial, like, one, read
 from lvmzoo.inferred import Inferred, infer
 from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
@@ -37,9 +35,6 @@ from lvmzoo.train import readouts, train
 from lvmzoo.wrong_config import typed
 
 __all__ = ["Estimator", "load"]
-
-Activity = ArrayLike | Sequence[ArrayLike] | Recording | str | Path
-Behavior = ArrayLike | Mapping[str, Any] | Sequence[ArrayLike]
 
 
 class Estimator:
@@ -147,7 +142,7 @@ class Estimator:
 
         ``y`` is looked at only for the known inputs of a model that was fitted with ``data={"inputs": [...]}``.
         """
-        return _like(X, self._trials(X, y), self._fitted().model.latents)
+        return like(X, self._trials(X, y), self._fitted().model.latents)
 
     def fit_transform(self, X: Activity, y: Behavior | None = None) -> Any:
         """Fit, and return the latents of the same data."""
@@ -165,13 +160,13 @@ class Estimator:
             [*targets] = run.model.routes
             trials = self._trials(X, y)
             predicted = {
-                target: _like(X, trials, partial(run.model.predict_target, target=target)) for target in targets
+                target: like(X, trials, partial(run.model.predict_target, target=target)) for target in targets
             }
             return predicted if len(targets) > 1 else predicted[targets[0]]
         if isinstance(run.model, Decodes):
             trials = self._trials(X, y)
             found = run.model.decode(trials.batch().without_behavior())
-            decoded = {name: _like(X, trials, _already(values)) for name, values in found.items()}
+            decoded = {name: like(X, trials, _already(values)) for name, values in found.items()}
             if decoded:
                 return next(iter(decoded.values())) if len(decoded) == 1 else decoded
         decoders = self._readouts()
@@ -182,9 +177,9 @@ class Estimator:
                 "Give behavior to fit: Estimator(...).fit(X, y).",
             )
         trials = self._trials(X, y)
-        latents = _like(X, trials, run.model.latents)
+        latents = like(X, trials, run.model.latents)
         decoded = {
-            name: _map_trials(latents, decoder.predict)
+            name: each_trial(latents, decoder.predict)
             for (of, name), decoder in decoders.items()
             if of == trials.layout.session
         }
@@ -349,43 +344,18 @@ class Estimator:
         split = _build(SplitConfig, "data.split", given.pop("split", {"validation": 0.0, "test": 0.0}))
         return _build(DataConfig, "data", {"bin_width_s": self.bin_width_s, **given, "split": split})
 
-    def _read(self, X: Activity, y: Behavior | None = None) -> list[Recording]:
-        if isinstance(X, Recording | str | Path) and y is not None:
-            raise UserError(
-                f"y was given beside a {'Recording' if isinstance(X, Recording) else 'file'}.",
-                "Recordings and files hold their behavior themselves.",
-                "Put y into the recording (Recording.behavior), or give X as arrays.",
-            )
-        if isinstance(X, Recording):
-            return [X]
-        if isinstance(X, str | Path):
-            return load_recordings(dataclasses.replace(self._data_config(), path=str(X)))
-        return [from_arrays(X, y, bin_width_s=self.bin_width_s, regions=self.regions)]
-
     def _trials(self, X: Activity, y: Behavior | None = None) -> Trials:
         """Return new data as the fitted model expects them: in the layout of their session, else of the first."""
         layouts = self._fitted().model.layouts
-        if self.regions is not None and not isinstance(X, Recording | str | Path):
-            first: Any = X[0] if isinstance(X, list | tuple) else X
-            units = np.shape(first)[-1]
-            if units != len(self.regions):
-                raise UserError(
-                    f"The activity has {units} units.",
-                    f"The model was fitted to {len(self.regions)} units, of known regions.",
-                    "Give the same units in the same order, NaN where one was not recorded.",
-                )
+        check_units(X, self.regions)
         recording = self._one(X, y)
         return apply(recording, self._data_config(), layouts.get(recording.session, next(iter(layouts.values()))))
 
     def _one(self, X: Activity, y: Behavior | None) -> Recording:
-        recording, *others = self._read(X, y)
-        if others:
-            raise UserError(
-                f"The path names {len(others) + 1} recordings.",
-                "New data are looked at one session at a time.",
-                "Give one file, or call this once for each.",
-            )
-        return recording
+        return one(self._read(X, y))
+
+    def _read(self, X: Activity, y: Behavior | None) -> list[Recording]:
+        return read(X, y, self._data_config(), self.bin_width_s, self.regions)
 
 
 def load(folder: str | Path) -> Estimator:
@@ -421,26 +391,6 @@ def _build(cls: type, where: str, given: Mapping[str, Any]) -> Any:
     return cls(**typed(cls, given, where))
 
 
-def _like(X: Activity, trials: Trials, function: Callable[[Batch], Tensor]) -> Any:
-    """Return what the model says of each trial, in the form in which the trials were given."""
-    with torch.no_grad():
-        values = function(trials.batch()).numpy()
-    cut = [values[i, :length] for i, length in enumerate(trials.lengths)]
-    if isinstance(X, list | tuple):
-        return cut
-    if not isinstance(X, Recording | str | Path) and np.asarray(X).ndim == 2:
-        return cut[0]
-    return np.stack(cut) if len(set(map(len, cut))) == 1 else cut
-
-
 def _already(values: Tensor) -> Callable[[Batch], Tensor]:
     """Return a function that says of the trials what is known already."""
     return lambda _: values
-
-
-def _map_trials(latents: Any, function: Any) -> Any:
-    if isinstance(latents, list):
-        return [function(trial) for trial in latents]
-    if latents.ndim == 2:
-        return function(latents)
-    return np.stack([function(trial) for trial in latents])
