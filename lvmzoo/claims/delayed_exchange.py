@@ -20,6 +20,7 @@ from lvmzoo.claims.nulls import cells, permutations, without_drift
 __all__ = ["Exchange", "Predicted", "exchange", "exchangeable", "joined", "orders"]
 
 BLOCK = 10  # trials among which trials are exchanged
+ROUNDING = 1e-12  # of correlations
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def exchange(
         observed.append(own.diagonal().sum() / product.clamp(min=1e-300))
         met = _ratio(gram[rows, columns], power[0][rows, columns], power[1][columns, rows])
         alone = _ratio(*(x[rows, columns] + x[columns, rows] for x in (own, *power)))
-        null.append(observed[-1] + met - alone)
+        apart = met - alone
+        null.append(observed[-1] + torch.where(apart.abs() < ROUNDING, 0.0, apart))  # a draw of no exchange is a tie
         products.append(gram.diagonal())
         powers.append(torch.stack([power[0].diagonal(), power[1].diagonal()], 1))
     return Exchange(
