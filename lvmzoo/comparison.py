@@ -100,6 +100,7 @@ class Comparison:
     rows: list[Row]  # the best first, those of each data together, failures at the end
     validated: bool  # the order was chosen on validation data
     nested: Mapping[str, Value]  # data -> test score of the settings that are the best on validation data in each fold
+    common: Mapping[str, list[Flag]]  # data -> warnings of all its rows: of the data and their split, not of a model
 
     @property
     def lead(self) -> Column | None:
@@ -149,8 +150,8 @@ def compare(outcomes: Sequence[Mapping[str, Any]]) -> Comparison:
         members[cells] = places
     metrics = _columns(outcomes, {key for row in rows for key in row.values})
     lead = metrics[0] if metrics else None
-    there = [row.values[lead.key] for row in rows if lead and lead.key in row.values]
-    validated = bool(there) and all(value.validation is not None for value in there)
+    judged_by = [row.values[lead.key] for row in rows if lead and lead.key in row.values]
+    validated = bool(judged_by) and all(value.validation is not None for value in judged_by)
     of_data = {data: place for place, data in reversed(list(enumerate(row.data for row in rows)))}
 
     def order(row: Row) -> tuple[int, bool, bool, float]:
@@ -161,13 +162,15 @@ def compare(outcomes: Sequence[Mapping[str, Any]]) -> Comparison:
         return of_data[row.data], bool(row.failed), False, judged if lead.lower else -judged
 
     rows.sort(key=order)
-    nested = {}
+    nested, common = {}, {}
     for data in of_data:
-        finished = [members[row.settings] for row in rows if row.data == data and not row.failed]
-        _flag([row for row in rows if row.data == data and not row.failed], finished, outcomes)
+        there = [row for row in rows if row.data == data and not row.failed]
+        finished = [members[row.settings] for row in there]
+        _flag(there, finished, outcomes)
+        common[data] = _common(there)
         if lead and validated and (found := _nested(lead, finished, outcomes, runs)):
             nested[data] = found
-    return Comparison(settings.headings, metrics, rows, validated, nested)
+    return Comparison(settings.headings, metrics, rows, validated, nested, common)
 
 
 def _columns(outcomes: Sequence[Mapping[str, Any]], found: set[str]) -> list[Column]:
@@ -226,6 +229,16 @@ def _flag(rows: Sequence[Row], members: Sequence[Sequence[int]], outcomes: Seque
             if 2 * len(same) >= len(places):
                 often = f" (In {len(same)} of {len(places)} runs; this is one of them.)" if len(places) > 1 else ""
                 row.flags.append(Flag(kind, same[0].reason + often))
+
+
+def _common(rows: Sequence[Row]) -> list[Flag]:
+    """Take the warnings that several rows all have, in the same words, away from these, and return them."""
+    if len(rows) < 2:
+        return []
+    found = [flag for flag in rows[0].flags if all(flag in row.flags for row in rows)]
+    for row in rows:
+        row.flags = [flag for flag in row.flags if flag not in found]
+    return found
 
 
 def _nested(

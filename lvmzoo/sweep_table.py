@@ -146,7 +146,10 @@ def _spreads(comparison: Comparison) -> Iterator[str]:
 
 
 def warnings(comparison: Comparison) -> Iterator[str]:
-    """Give each warning with the row that it is of, and its reason."""
+    """Give each warning with the row that it is of, and its reason; those of all rows first."""
+    for data, flags in comparison.common.items():
+        for flag in flags:
+            yield f"all{f' with {data}' if data else ''}, {flag.kind}: {flag.reason}"
     for row in comparison.rows:
         for flag in row.flags:
             yield f"{row.label}, {flag.kind}: {flag.reason}"

@@ -228,6 +228,20 @@ def test_warnings_that_half_of_the_runs_get_are_shown_with_their_reason(tmp_path
     assert "flags" not in printed(outcomes[:3])
 
 
+def test_warnings_of_the_split_that_all_runs_get_are_said_once(tmp_path):
+    outcomes = [run_of(job, model, 0.1 * job) for job, model in enumerate(("lds", "gpfa"))]
+    for made in outcomes:
+        made["scores"].append(made["scores"][0] | {"metric": "split_canary", "value": 0.7})
+    comparison = compare(outcomes)
+    assert [row.flags for row in comparison.rows] == [[], []]
+    assert [flag.kind for flag in comparison.common[""]] == ["leaky split"]
+    [line] = warnings(comparison)
+    assert line.startswith("all, leaky split: On this split")
+    assert "flags" not in printed(outcomes)
+    [alone] = compare(outcomes[:1]).rows
+    assert [flag.kind for flag in alone.flags] == ["leaky split"]
+
+
 def test_runs_of_a_seed_are_compared_with_each_other_where_simulations_have_other_data_in_each():
     values = {"pca": (0.5, 0.1), "lds": (0.6, 0.2)}  # the second recording is harder
     outcomes = [

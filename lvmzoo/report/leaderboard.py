@@ -90,6 +90,7 @@ def write_leaderboard(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path
         "flagged": any(row.flags for row in comparison.rows),
         "wrong": any(row.wrong for row in comparison.rows),
         "order": " ".join(order(comparison)),
+        "common": [(data, flag) for data, flags in comparison.common.items() for flag in flags],
         "notes": " ".join(_notes(comparison, columns, runs)),
         "sections": [section for section in sections if not section.empty],
         "script": script,
