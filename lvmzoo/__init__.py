@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lvmzoo.registry import get as get
     from lvmzoo.registry import register as register
     from lvmzoo.run import Run as Run
+    from lvmzoo.selection import Selection as Selection
+    from lvmzoo.selection import select as select
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,7 @@ _HOMES = {
     "Experiment": "lvmzoo.config",
     "Recording": "lvmzoo.data.recording",
     "Run": "lvmzoo.run",
+    "Selection": "lvmzoo.selection",
     "SplitConfig": "lvmzoo.config",
     "TrainerConfig": "lvmzoo.config",
     "UserError": "lvmzoo.errors",
@@ -42,6 +45,7 @@ _HOMES = {
     "get": "lvmzoo.registry",
     "load": "lvmzoo.estimator",
     "register": "lvmzoo.registry",
+    "select": "lvmzoo.selection",
 }
 
 __all__ = sorted(_HOMES)

@@ -87,7 +87,8 @@ def _select(experiment: Experiment, key: str, values: Sequence[Any]) -> None:
     _print(found)
     print(f"Fitting {experiment.model.name} with {key}={found.chosen} to the training part", file=sys.stderr)
     train_and_print(usual(replace(experiment, output=str(folder), name=CHOSEN), key, found.chosen))
-    write_selection_page(folder, found, experiment, seconds, run=CHOSEN)
+    if experiment.report:
+        write_selection_page(folder, found, experiment, seconds, run=CHOSEN)
     print(f"Selection: {folder / 'selection.html'}")
 
 
@@ -186,7 +187,15 @@ def _swept(overrides: Sequence[str]) -> tuple[list[str], str, list[str]]:
             f"List them: {swept[0].key_or_group}=0.1,0.3,1.",
         )
     fixed = [str(override.input_line) for override in parsed if override is not swept[0]]
-    return fixed, swept[0].key_or_group, list(swept[0].sweep_string_iterator())
+    try:
+        texts = list(swept[0].sweep_string_iterator())
+    except Exception as error:  # OmegaConf's, for a range among other values
+        raise UserError(
+            f"{swept[0].input_line} cannot be read.",
+            "Values are a list (1,2,4), or one range (range(1,13) or range(0.1,0.5,0.1), which ends before its end).",
+            "Write all values out.",
+        ) from error
+    return fixed, swept[0].key_or_group, texts
 
 
 class _Parser(argparse.ArgumentParser):
