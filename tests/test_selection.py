@@ -15,11 +15,15 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.errors import DivergedError, UserError
 from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
+from lvmzoo.metrics.forecast_behavior import ForecastBehavior
+from lvmzoo.metrics.forecast_r2 import ForecastR2
+from lvmzoo.models.behavior.psid import PSIDConfig
 from lvmzoo.models.multi_region.reduced_rank_regression import ReducedRankRegressionConfig
 from lvmzoo.models.single_region.factor_analysis import FactorAnalysisConfig
 from lvmzoo.models.single_region.lds import LDSConfig
 from lvmzoo.models.single_region.pca import PCAConfig
 from lvmzoo.selection import Selection, select
+from lvmzoo.simulate.dissociation import dissociation
 from lvmzoo.train import train
 
 QUIET = TrainerConfig(progress=False, max_epochs=5)
@@ -118,6 +122,31 @@ def test_ranks_from_one_pass_score_as_refits_do(rank: int) -> None:
             refits[place, fold] = score.value
     np.testing.assert_allclose(found.scores, refits, atol=1e-9)
     assert found.chosen == replace(found, scores=refits).chosen == rank
+
+
+@pytest.mark.parametrize(("setting", "planted"), [("relevant", 2), ("latents", 4)])
+def test_dimensions_of_psid_from_one_pass_are_those_that_refits_choose(setting: str, planted: int) -> None:
+    """By forecasts of 1, 2 and 4 bins ahead, which weigh bins and units another way: the choice is the same."""
+    model = PSIDConfig(latents=4, relevant=2, horizon_bins=4)
+    base = experiment(model, gap_s=0.0, folds=2, untouched=0.25)
+    values, recording = (
+        {"relevant": [1, 2, 3], "latents": [3, 4, 5]}[setting],
+        dissociation(trials=16, bins=200),
+    )
+    found = select(base, f"model.{setting}", values, [recording])
+    assert found.one_pass
+    ahead = (1, 2, 4)
+    metric = ForecastBehavior(ahead) if setting == "relevant" else ForecastR2(ahead)
+    refits = np.full_like(found.scores, np.nan)
+    for place, value in enumerate(values):
+        sizes = {"relevant": value, "latents": value} if setting == "relevant" else {"latents": value}
+        for fold in range(2):
+            split = replace(base.data.split, fold=fold, validation=0.0)
+            one = replace(base, model=replace(model, **sizes), data=replace(base.data, split=split))
+            run = train(one, [recording], write=False)
+            (session,) = run.sessions or []
+            refits[place, fold] = np.mean([score.value for score in metric(Evaluation(run.model, session))])
+    assert found.chosen == replace(found, scores=refits).chosen == planted
 
 
 def test_what_is_not_whole_or_too_large_for_one_pass_is_left_out() -> None:
