@@ -74,6 +74,17 @@ def apart(model: LinearGaussian, structure: Structure) -> LinearGaussian:
     )
 
 
+def _decaying(alone: LinearGaussian, structure: Structure) -> LinearGaussian:
+    """Return regions that are apart, of which none grows for ever without what others send.
+
+    What others send may be all that holds a region back; rates that it explains by itself would grow without bound.
+    """
+    dynamics = alone.dynamics.clone()
+    for own in structure.regions.values():
+        dynamics[own, own] = stable(dynamics[own, own])
+    return alone._replace(dynamics=dynamics)
+
+
 def each_by_itself(
     structure: Structure,
     emissions: Emissions,
@@ -167,8 +178,8 @@ def region_channels(
         they drive make of it in others.
     """
     observed = batch.observed & batch.valid[..., None]
-    alone = apart(model, structure)
     if emissions.bound:
+        alone = _decaying(apart(model, structure), structure)
         values, noise = _working_responses(alone, emissions, batch, observed, inputs)
     else:
         values, noise = batch.activity.to(model.dynamics) - model.offset, model.noise

@@ -71,6 +71,22 @@ def test_known_inputs_are_taken_out(edges: list[Edge]) -> None:
     torch.testing.assert_close(found.activity, expected.activity)
 
 
+def test_counts_of_a_region_that_others_hold_back_stay_finite() -> None:
+    """By itself A would grow by 1.6 a bin: rates of 1e75 were expected of the few spikes that there are."""
+    regions = structure("AB", 1)
+    dynamics = torch.tensor([[1.6, -1.4], [0.9, -0.7]], dtype=torch.float64)
+    assert float(torch.linalg.eigvals(dynamics).abs().max()) < 0.71
+    model = planted(regions, 6, [])
+    model = model._replace(dynamics=dynamics, readout=0.5 * model.readout, offset=model.offset - 3.0)
+    x, _ = draw_trials(model, 30, 60, torch.Generator().manual_seed(0))
+    counts = torch.poisson((x @ model.readout.T + model.offset).exp(), generator=torch.Generator().manual_seed(1))
+    batch = batch_of(counts, "AB")
+    found = region_channels(model, regions, CountEmissions(poisson=True), batch)
+    assert float(found.model.readout.abs().max()) < 10
+    assert float(found.activity.abs().max()) < 100
+    assert bool(log_likelihood(found.model, found.activity, found.valid, found.observed).isfinite().all())
+
+
 def test_channels_of_counts_tell_the_latents() -> None:
     regions = structure("AB", 2)
     model = planted(regions, 20, [("A", "B", 1)], size=0.5)
