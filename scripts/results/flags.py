@@ -83,7 +83,7 @@ def comparisons(seeds: Sequence[int]) -> list[dict[str, Any]]:
         good = [right["gpfa"], right["lds"], many["lds"]]
         below[1].extend(_kind([*baselines, *good], "below baseline")[2:])
     where = "simulated: two LDS, Lorenz and reaches, two seeds each; a quarter of the units held out"
-    sizes = "20 to 30 latents for 3 to 6 that are there: pca, gpfa, lds"
+    sizes = "18 to 30 latents for 3 to 6 that are there: pca, gpfa, lds"
     return [
         *_rows("invents dynamics", where, f"planted: {sizes}; sound: the right number, beside half of it", invented),
         *_rows("below baseline", where, "planted: one latent, or trained for one step; sound: gpfa, lds", below),
