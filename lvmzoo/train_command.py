@@ -119,22 +119,25 @@ def _spoken() -> Iterator[None]:
 
 
 def _print_scores(finished: Run) -> None:
+    from lvmzoo.flags import CHANCE
     from lvmzoo.report.text import bounds
 
     console = console_of_width()
     table = Table(box=None, pad_edge=False)
-    beside = ["; ".join(bounds(score)) for score in finished.scores]
-    several = len({score.session for score in finished.scores}) > 1
+    # A split that lets nothing be decoded by itself is nothing to read about.
+    scores = [score for score in finished.scores if score.metric != "split_canary" or score.value > CHANCE]
+    beside = ["; ".join(bounds(score)) for score in scores]
+    several = len({score.session for score in scores}) > 1
     columns = ["metric", "target", "value", "unit", *["beside it"] * any(beside), *["session"] * several]
     for column in columns:
         table.add_column(column, justify="right" if column == "value" else "left")
-    for score, remarks in zip(finished.scores, beside, strict=True):
+    for score, remarks in zip(scores, beside, strict=True):
         tells = score.spread and score.spread > 1e-9 * abs(score.value)  # else none, of a single thing, or rounding
         spread = f" ± {score.spread:.2g}" if tells else ""
         cells = [score.metric, score.target, f"{score.value:.4g}{spread}", score.unit]
         cells += [*[remarks] * any(beside), *[score.session] * several]
         table.add_row(*map(escape, cells))
-    if finished.scores:
+    if scores:
         console.print(table)
     for session, found in finished.findings.items():
         if len(finished.findings) > 1:

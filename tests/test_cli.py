@@ -273,15 +273,20 @@ def test_scores_are_printed_beside_what_they_are_to_be_compared_with(
         Score("bits_per_spike", 0.25, "monday", seen=True, ceiling=0.4),
         Score("behavior_r2", 0.5, "monday", "hand", chance=0.02, p=0.048),
         Score("latent_r2", 0.5, "monday"),
+        Score("split_canary", -0.02, "monday"),
     ]
     finished = types.SimpleNamespace(scores=scores, folder=None, findings={})
     monkeypatch.setattr(sys.modules["lvmzoo.train"], "train", lambda _: finished)
     assert main(["train"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4  # a split through which nothing leaks is not mentioned
     assert lines[0].split() == ["metric", "target", "value", "unit", "beside", "it"]
     assert lines[1].rstrip().endswith("of what the model saw; ceiling 0.400")
     assert "shuffled labels reach 0.020 (p = 0.048)" in lines[2]
     assert lines[3].split() == ["latent_r2", "0.5"]
+    scores[-1] = Score("split_canary", 0.7, "monday")
+    assert main(["train"]) == 0
+    assert "split_canary" in capsys.readouterr().out
 
 
 def test_two_sweeps_in_one_second_have_two_folders(train: Any) -> None:
