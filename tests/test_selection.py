@@ -208,8 +208,14 @@ def test_counts_are_co_smoothed_where_there_is_no_likelihood(monkeypatch: pytest
     assert found.unit == "bits/spike"
     assert set(held_out) == {0.25}
     assert found.scores.min() > 0.1
-    words = select(experiment(LDSConfig(latents=1), folds=3), "model.emissions", ["gaussian", "poisson"], [counts])
-    assert words.unit == "bits/spike"  # densities of different observations do not compare
+
+
+def test_with_few_units_it_is_the_likelihood_unless_words_change_what_it_is_of() -> None:
+    counts = from_arrays(np.random.default_rng(0).poisson(2.0, (20, 10, 6)), bin_width_s=0.05)
+    numbers = select(experiment(FactorAnalysisConfig(), folds=2), "model.latents", [1, 2], [counts])
+    assert (numbers.unit, numbers.chosen) == ("nats/bin", 1)
+    words = select(experiment(LDSConfig(latents=1), folds=2), "model.emissions", ["gaussian", "poisson"], [counts])
+    assert words.unit == "bits/spike"
 
 
 @pytest.mark.parametrize("key", ["data.bin_width_s", "data.smoothing_s", "seed", "model", "data.split.test"])
