@@ -203,17 +203,18 @@ def make_folder(experiment: Experiment, sessions: Sequence[str]) -> Path:
     """Make a new run folder; two runs started in the same second get two folders."""
     label = sessions[0] if len(sessions) == 1 else f"{len(sessions)}-sessions"
     name = experiment.name or f"{experiment.model.name}-{label}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return new_folder(Path(experiment.output), re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "run")
+    return new_folder(Path(experiment.output), name)
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make a folder that was not there before, numbered where the name is taken.
+    """Make a folder that was not there before, numbered where the name is taken; odd characters become dashes.
 
     Raises
     ------
     UserError
         When no folder can be made there.
     """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "run"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 10_000):

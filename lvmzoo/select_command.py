@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -16,14 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.markup import escape
 from rich.table import Table
 
 from lvmzoo.commands import console_of_width
 from lvmzoo.errors import Interrupted, UserError
-from lvmzoo.store import compose
-from lvmzoo.wrong_config import explain
+from lvmzoo.store import compose, parse
 
 if TYPE_CHECKING:
     from lvmzoo.config import Experiment
@@ -147,7 +144,7 @@ def _new_folder(experiment: Experiment, key: str) -> Path:
 
     leaf = key.rpartition(".")[2]
     name = experiment.name or f"select-{experiment.model.name}-{leaf}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return new_folder(Path(experiment.output), re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "select")
+    return new_folder(Path(experiment.output), name)
 
 
 def _setting(experiment: Experiment, key: str) -> Any:
@@ -166,10 +163,7 @@ def _swept(overrides: Sequence[str]) -> tuple[list[str], str, list[str]]:
     UserError
         Where no setting, or more than one, has several values.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except Exception as error:
-        raise explain(error, overrides) from error
+    parsed = parse(overrides)
     swept = [override for override in parsed if override.is_sweep_override()]
     if len(swept) != 1:
         several = " and ".join(override.key_or_group for override in swept)

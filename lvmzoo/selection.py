@@ -25,6 +25,7 @@ from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
 from lvmzoo.models.base import Model, Selects, StatisticsModel
 from lvmzoo.selection_metric import HELD_OUT_UNITS, is_number, measure_of, refuse_other_questions
+from lvmzoo.sentences import duration
 from lvmzoo.train import train
 
 __all__ = ["Selection", "select", "usual"]
@@ -297,11 +298,5 @@ def _quiet(experiment: Experiment) -> Experiment:
 
 
 def _said(key: str, values: Sequence[Any], place: int, fold: int, folds: int, done: float, elapsed_s: float) -> str:
-    left = f", {_duration(elapsed_s * (1 - done) / done)} left" if done else ""
+    left = f", {duration(elapsed_s * (1 - done) / done)} left" if done else ""
     return f"{key}={values[place]}, value {place + 1} of {len(values)}, fold {fold + 1} of {folds}{left}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lvmzoo.findings import DIRECTLY, Claim, Question
 
-__all__ = ["CAUTION", "Answers", "amount", "answers", "brief", "p_value", "pair", "sentence", "verdict"]
+__all__ = ["CAUTION", "Answers", "amount", "answers", "brief", "duration", "p_value", "pair", "sentence", "verdict"]
 
 CAUTION = (
     "Direction is precedence, not cause: an unobserved region that drives both, or bins wider than the delay, can look "
@@ -232,3 +232,12 @@ _SENTENCES: Mapping[Question, Callable[[Claim], str]] = {
     Question.DELAY: _delay,
     Question.DIMENSIONS: _dimensions,
 }
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that people would choose."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"

@@ -16,6 +16,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,7 +26,7 @@ from lvmzoo.config import Experiment
 from lvmzoo.errors import UserError
 from lvmzoo.wrong_config import check_files, explain, missing, not_a_field
 
-__all__ = ["compose", "config_folder", "fill_store", "group_options", "load", "to_experiment"]
+__all__ = ["compose", "config_folder", "fill_store", "group_options", "load", "parse", "to_experiment"]
 
 
 def config_folder() -> Path:
@@ -74,6 +76,15 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         return to_experiment(composed)
     except Exception as error:
         raise explain(error, overrides) from error
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Return what overrides say, sweeps included; raises UserError for one that cannot be read."""
+    try:
+        found: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+    except Exception as error:
+        raise explain(error, overrides) from error
+    return found
 
 
 def load(overrides: Sequence[str] = (), config_dir: str | Path | None = None, *, hydra: bool = False) -> DictConfig:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from lvmzoo.cli import failure
@@ -22,9 +21,8 @@ from lvmzoo.comparison_settings import FOLD
 from lvmzoo.config import SplitConfig
 from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.run import new_folder
-from lvmzoo.store import load, to_experiment
+from lvmzoo.store import load, parse, to_experiment
 from lvmzoo.train_command import call_hydra
-from lvmzoo.wrong_config import explain
 
 __all__ = ["run"]
 
@@ -127,12 +125,8 @@ def _job(composed: DictConfig) -> float:
 
 def _first_values(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of the first job of a sweep; ranges that a sweeper draws from are left out."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except Exception as error:
-        raise explain(error, overrides) from error
     first = []
-    for override in parsed:
+    for override in parse(overrides):
         if not override.is_sweep_override():
             first.append(str(override.input_line))
         elif override.is_discrete_sweep():

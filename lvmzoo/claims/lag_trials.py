@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lvmzoo.claims.lag_sums import Wide, less_course
-from lvmzoo.claims.nulls import drift_basis, levels_of
+from lvmzoo.claims.nulls import drift_basis
 from lvmzoo.claims.surrogates import (
     FEWEST_TIMES,
     FEWEST_TRIALS,
@@ -85,7 +85,7 @@ def prepared(activity: Activity, lags: int, folds: int, terms: int) -> Prepared:
 def _by_trials(activity: Activity, folds: int, terms: int, surrogates: Surrogates | None, why: str) -> Prepared:
     trials, bins = next(iter(activity.usable.values())).shape
     folds = max(1, min(folds, trials))
-    levels = levels_of(activity.condition, trials)
+    levels = _levels(activity.condition, trials)
     # A drift is fitted to what conditions leave of trials; else it is their noise, which goes on through all regions.
     free = trials * (folds - 1) // folds - levels.shape[1]
     terms = min(terms, max(0, free) // TRIALS_FOR_DRIFT)
@@ -99,6 +99,13 @@ def _by_trials(activity: Activity, folds: int, terms: int, surrogates: Surrogate
         course = torch.full((trials,), -1) if activity.condition is None else activity.condition
     wide = Wide(regions, terms + 1, levels.shape[1], fold_of_trials(trials, folds), folds, course)
     return Prepared(wide, surrogates, why, clock=True)
+
+
+def _levels(condition: Int[Tensor, " trial"] | None, trials: int) -> Float[Tensor, "trial level"]:
+    """Return a column for each condition but the first that occurs: one in its trials, else zero."""
+    if condition is None:
+        return torch.zeros(trials, 0, dtype=torch.float64)
+    return (condition[:, None] == condition.unique()[1:]).to(torch.float64)
 
 
 def _by_stretches(activity: Activity, lags: int, folds: int, terms: int, time: float, why: str = "") -> Prepared | None:

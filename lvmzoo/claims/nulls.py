@@ -26,7 +26,6 @@ __all__ = [
     "drift_basis",
     "holm",
     "interval",
-    "levels_of",
     "log_exchanges",
     "null_summary",
     "outwards",
@@ -138,13 +137,6 @@ def drift_basis(position: Float[Tensor, " place"], terms: int) -> Float[Tensor, 
     """
     number = torch.arange(terms + 1, dtype=torch.float64, device=position.device)
     return torch.cos(math.pi * position.to(torch.float64)[:, None] * number)
-
-
-def levels_of(condition: Int[Tensor, " trial"] | None, trials: int) -> Float[Tensor, "trial level"]:
-    """Return a column for each condition but the first that occurs: one in its trials, else zero."""
-    if condition is None:
-        return torch.zeros(trials, 0, dtype=torch.float64)
-    return (condition[:, None] == condition.unique()[1:]).to(torch.float64)
 
 
 def without_drift(

@@ -7,13 +7,13 @@ from jaxtyping import Float
 
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.latent_r2 import affine
+from lvmzoo.metrics.poisson import log_rates
 from lvmzoo.metrics.spread import r2
 from lvmzoo.models.base import Reconstructs
 
 __all__ = ["CycleConsistency", "cycle"]
 
 CUT = 0.01  # of the largest singular value of the map from latents to log rates
-SMALLEST_RATE = 1e-9  # expected spikes in a bin, as in bits per spike
 
 
 class CycleConsistency:
@@ -39,7 +39,7 @@ class CycleConsistency:
             return []
         center = latents["train"].mean(0)
         latents = {part: (values - center) @ white for part, values in latents.items()}
-        logs = {part: _logarithms(evaluation, part) for part in latents}
+        logs = {part: log_rates(evaluation, evaluation.rates(part)) for part in latents}
         back, kept = cycle(latents["train"], logs["train"], logs["test"])
         value, spread = r2(latents["test"], back, evaluation.groups("test"), pooled=True)
         if not np.isfinite(value):
@@ -76,8 +76,3 @@ def cycle(
     left, sizes, right = np.linalg.svd(weights, full_matrices=False)
     kept = int((sizes > max(CUT * sizes[0], 1e-12)).sum())  # none where rates are constant
     return ((new - offset) @ right[:kept].T / sizes[:kept]) @ left[:, :kept].T, kept
-
-
-def _logarithms(evaluation: Evaluation, part: str) -> Float[np.ndarray, "bin unit"]:
-    rates = evaluation.rates(part).astype(np.float64)
-    return np.log(np.maximum(rates, SMALLEST_RATE)) if evaluation.positive_rates else rates

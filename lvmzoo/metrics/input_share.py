@@ -7,12 +7,11 @@ from typing import cast
 import numpy as np
 
 from lvmzoo.metrics.base import Evaluation, Score
+from lvmzoo.metrics.poisson import log_rates
 from lvmzoo.metrics.spread import r2
 from lvmzoo.models.base import InfersInputs
 
 __all__ = ["InputShare"]
-
-SMALLEST_RATE = 1e-9  # expected spikes in a bin, as in bits per spike
 
 
 class InputShare:
@@ -33,9 +32,8 @@ class InputShare:
         if not model.infers_inputs or not len(evaluation.bins("test")):
             return []
         whole, alone = evaluation.rates("test"), evaluation.view("test", model.undriven_rates)
-        if evaluation.positive_rates:
-            whole, alone = (np.log(np.maximum(rates, SMALLEST_RATE)) for rates in (whole, alone))
-        kept, spread = r2(whole.astype(np.float64), alone.astype(np.float64), evaluation.groups("test"), pooled=True)
+        whole, alone = (log_rates(evaluation, rates) for rates in (whole, alone))
+        kept, spread = r2(whole, alone, evaluation.groups("test"), pooled=True)
         if not np.isfinite(kept):
             return []
         note = "of the variance of log rates is lost without inferred inputs"

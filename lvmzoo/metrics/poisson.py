@@ -15,7 +15,7 @@ from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.poisson_readout import PoissonReadout, fit_readout
 from lvmzoo.metrics.spread import group_sums, ratio_sem
 
-__all__ = ["bits_per_spike", "rates_score", "score_counts", "true_bits"]
+__all__ = ["bits_per_spike", "log_rates", "rates_score", "score_counts", "true_bits"]
 
 FLOOR = 1e-9  # nlb_tools' stand-in for a rate of zero
 
@@ -56,6 +56,12 @@ def bits_per_spike(
     """
     spikes = counts.sum() if recorded is None else counts[recorded].sum()
     return float(information(rates, counts, recorded).sum() / spikes / np.log(2))
+
+
+def log_rates(evaluation: Evaluation, rates: Float[np.ndarray, "bin unit"]) -> Float[np.ndarray, "bin unit"]:
+    """Return the logarithms of a model's rates; rates that can be negative stand for their own."""
+    rates = rates.astype(np.float64)
+    return np.log(np.maximum(rates, FLOOR)) if evaluation.positive_rates else rates
 
 
 def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str, seen: bool = False) -> list[Score]:

@@ -26,9 +26,10 @@ from lvmzoo.report.eigenvalues import (
     timescale_s,
 )
 from lvmzoo.report.style import CATEGORIES, INK, Picture, Table, picture
-from lvmzoo.report.text import duration, number
+from lvmzoo.report.text import number
 from lvmzoo.report.trajectories import condition_means
 from lvmzoo.report.view import View, colors_of
+from lvmzoo.sentences import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ from lvmzoo.flags import Flag
 from lvmzoo.report.comparison_figures import decoding_figures, forecast_figures
 from lvmzoo.report.page import Item, Section, write_page
 from lvmzoo.report.side_by_side import consistency_figures, latent_figures
-from lvmzoo.report.text import duration
+from lvmzoo.sentences import duration
 from lvmzoo.sweep_runs import SavedRun, read_runs
 from lvmzoo.sweep_table import legend, number, order
 

@@ -11,8 +11,9 @@ from jaxtyping import Complex
 from lvmzoo.batch import Batch
 from lvmzoo.report.eigenvalues import frequency_hz, plane, timescale_s
 from lvmzoo.report.style import INK, MUTED, PREDICTED, RECORDED, Picture, picture
-from lvmzoo.report.text import duration, number
+from lvmzoo.report.text import number
 from lvmzoo.report.view import View
+from lvmzoo.sentences import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

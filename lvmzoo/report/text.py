@@ -13,7 +13,7 @@ import numpy as np
 
 from lvmzoo.batch import Observation
 from lvmzoo.models.base import GradientModel, Model, StatisticsModel
-from lvmzoo.sentences import p_value
+from lvmzoo.sentences import duration, p_value
 
 if TYPE_CHECKING:
     from lvmzoo.config import Experiment
@@ -223,15 +223,6 @@ def _regions(session: Session) -> str:
 
 def _seconds(session: Session, part: str) -> float:
     return float(getattr(session, part).n_bins * session.layout.bin_width_s)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the unit that people would choose."""
-    if seconds < 0.1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
 
 
 def summary(run: Run) -> str:
