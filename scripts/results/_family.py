@@ -36,7 +36,7 @@ def members(experiment: str, group: str) -> list[str]:
 def fit_all(
     experiment: str, group: str, overrides: Sequence[str] = (), seeds: Sequence[int] = (0,)
 ) -> dict[tuple[str, int], Result]:
-    """Fit every member with every seed: (member, seed) -> result."""
+    """Fit every member with every seed, say the scores of each as it ends: (member, seed) -> result."""
     jobs = [(name, seed) for name in reversed(members(experiment, group)) for seed in seeds]  # the slow ones first
     lines = [
         [f"experiment={experiment}", f"family/{group}={name}", f"seed={seed}", "trainer.threads=1", *overrides]
@@ -44,7 +44,18 @@ def fit_all(
     ]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=context, max_tasks_per_child=1) as pool:
-        return dict(zip(jobs, pool.map(fit, lines), strict=True))
+        waiting = {pool.submit(fit, line): (job, line) for job, line in zip(jobs, lines, strict=True)}
+        found = {}
+        for future in concurrent.futures.as_completed(waiting):
+            job, line = waiting[future]
+            found[job] = future.result()
+            scores = ", ".join(
+                f"{'/'.join(filter(None, key))} {value:.4g}" for key, (value, _) in found[job].scores.items()
+            )
+            print(
+                f"  {' '.join(line)}: {found[job].seconds:.0f} s, {scores}", flush=True
+            )  # kept should a later one fail
+    return {job: found[job] for job in jobs}
 
 
 def fit(overrides: Sequence[str]) -> Result:
