@@ -3,16 +3,17 @@
 Under the null, the latents of a trial know nothing of behavior in it. Each trial is given the labels of another, from a
 random bin on and around its end, so that their course over time is kept and neither the condition nor the time in the
 trial tells them. Where there are fewer than ten training trials, labels are rolled along the session instead. Readouts
-are then fitted and judged as those of the data are, the choice of the penalty or of the neighbors included.
+are then fitted and judged as those of the data are, the choice of the penalty or of the neighbors included. What a
+model says by itself is compared with the shuffled labels as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.claims.nulls import p_value
@@ -20,12 +21,14 @@ from lvmzoo.metrics.base import MINIMUM_TRIALS, PARTS, Evaluation, Score
 from lvmzoo.metrics.decode import NEIGHBORS, Neighbors, all_neighbors, angular_error, decode, encode, fit_ridge
 from lvmzoo.metrics.factorized import Nearest, Ridge
 
-__all__ = ["shuffles", "with_chance"]
+__all__ = ["WITHIN_S", "shuffles", "with_chance", "with_chance_of_prediction"]
 
 DRAWS = 20
 LEVEL = 0.95
 MOST_BINS = 10_000  # of a part, that readouts of shuffled labels are fitted to or judged on, evenly spread
 LEAST, MOST = 0.25, 0.75  # share of the session by which labels are rolled
+MEASURES = ("r2", "error", "accuracy", "within")  # of names of scores
+WITHIN_S = 1.0  # a time is right that is off by no more
 
 Parts = dict[str, np.ndarray]
 
@@ -44,10 +47,44 @@ def with_chance(
     penalties : that ridge chooses from.
     """
     variable = evaluation.layout.behavior[name]
-    found = [_measures(test, code, variable) for test, code in _read_out(evaluation, name, kind, penalties)]
+
+    def compute() -> list[dict[str, float]]:
+        return [_measures(test, code, variable) for test, code in _read_out(evaluation, name, kind, penalties)]
+
+    return _beside(scores, evaluation.kept(("chance", name, kind, tuple(penalties)), compute))
+
+
+def with_chance_of_prediction(
+    evaluation: Evaluation,
+    name: str,
+    scores: Sequence[Score],
+    predicted: Float[np.ndarray, "bin channel"],
+    shown: Bool[np.ndarray, " bin"],
+) -> list[Score]:
+    """Return the scores of what a model says of a variable by itself, beside those of shuffled labels.
+
+    Parameters
+    ----------
+    evaluation : of the model.
+    name : of the variable.
+    scores : of its prediction, as ``prediction_scores`` names them.
+    predicted : in test bins: values, angles in radians, or the index of a level.
+    shown : test bins that count.
+    """
+    if not scores:
+        return []
+    variable = evaluation.layout.behavior[name]
+    known, drawn = _shuffled(evaluation, name)
+    there = shown[known["test"]]
+    code = encode(predicted[known["test"]][there], variable)
+    return _beside(scores, [_measures(labels["test"][there], code, variable) for labels in drawn])
+
+
+def _beside(scores: Sequence[Score], found: Sequence[Mapping[str, float]]) -> list[Score]:
+    """Return the scores with what one in twenty shuffles reaches, and how often shuffles reach the value."""
     rows = []
     for score in scores:
-        measure = next(key for key in ("r2", "error", "accuracy") if f"_{key}" in score.metric)
+        measure = next(key for key in MEASURES if f"_{key}" in score.metric)
         sign = -1.0 if score.better == "lower" else 1.0
         null = sign * np.array([measures[measure] for measures in found])
         chance = float(sign * np.quantile(null, LEVEL, method="weibull")) if np.isfinite(null).all() else None
@@ -89,10 +126,8 @@ def _other_trials(
     return np.repeat(first[donor], length) + (np.repeat(offset, length) + since) % donor_length
 
 
-def _read_out(
-    evaluation: Evaluation, name: str, kind: str, penalties: Sequence[float]
-) -> Iterator[tuple[Float[np.ndarray, "bin channel"], Float[np.ndarray, "bin code"]]]:
-    """Give for each shuffle the labels of test bins, and the code that is read out there."""
+def _shuffled(evaluation: Evaluation, name: str) -> tuple[Parts, list[Parts]]:
+    """Return which of the valid bins of each part have a label, some of many, and their labels in each shuffle."""
     labels, trial, known, past = {}, {}, {}, 0
     for part in PARTS:
         behavior = evaluation.behavior(part, name)
@@ -106,9 +141,17 @@ def _read_out(
         {part: array[thin[part]] for part, array in shuffled.items()}
         for shuffled in shuffles(labels, trial, evaluation.seed)
     ]
+    return {part: array[thin[part]] for part, array in known.items()}, drawn
+
+
+def _read_out(
+    evaluation: Evaluation, name: str, kind: str, penalties: Sequence[float]
+) -> Iterator[tuple[Float[np.ndarray, "bin channel"], Float[np.ndarray, "bin code"]]]:
+    """Give for each shuffle the labels of test bins, and the code that is read out there."""
+    known, drawn = _shuffled(evaluation, name)
     held = kind == "knn" and len(known["validation"]) > 0
     parts = [part for part in PARTS if part != "validation" or held]
-    latents = {part: evaluation.latents(part)[known[part]][thin[part]] for part in parts}
+    latents = {part: evaluation.latents(part)[known[part]] for part in parts}
     variable = evaluation.layout.behavior[name]
     codes = _ridge(latents, drawn, variable, penalties) if kind == "ridge" else _nearest(latents, drawn, variable)
     for one, code in zip(drawn, codes, strict=True):
@@ -152,4 +195,5 @@ def _measures(
     total = ((truth - truth.mean(0)) ** 2).sum(0)
     varies = total > 1e-20 * (truth**2).sum()
     share = ((truth - predicted) ** 2).sum(0)[varies] / total[varies]
-    return {"r2": float((1 - share).mean()) if varies.any() else float("nan"), "error": error}
+    within = float((np.abs(predicted - truth) <= WITHIN_S).all(1).mean())
+    return {"r2": float((1 - share).mean()) if varies.any() else float("nan"), "error": error, "within": within}

@@ -128,6 +128,8 @@ def prediction_scores(
     code : (cos, sin) of an angle as predicted; None: of the angle that was predicted.
     settings : for the note.
     """
+    if name not in evaluation.layout.behavior:  # a model knows variables that this session lacks
+        return []
     variable, truth = evaluation.layout.behavior[name], evaluation.behavior("test", name)
     shown = shown & np.isfinite(truth).all(1)
     if not shown.any():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from lvmzoo.metrics.base import Evaluation, Score
+from lvmzoo.metrics.chance import with_chance_of_prediction
 from lvmzoo.metrics.decoding import prediction_scores
 from lvmzoo.metrics.forecast_r2 import HORIZONS
 from lvmzoo.models.base import ForecastsBehavior
@@ -37,8 +38,8 @@ class ForecastBehavior:
             return []
         found = evaluation.views("test", lambda batch: model.forecast_behavior(batch, horizon))
         note = f"{1000 * horizon * evaluation.layout.bin_width_s:.4g} ms ahead"
-        return [
-            score
-            for name, predicted in found.items()
-            for score in prediction_scores(evaluation, name, predicted, shown, self.name, f"_{horizon}", settings=note)
-        ]
+        rows = []
+        for name, predicted in found.items():
+            scores = prediction_scores(evaluation, name, predicted, shown, self.name, f"_{horizon}", settings=note)
+            rows += with_chance_of_prediction(evaluation, name, scores, predicted, shown)
+        return rows

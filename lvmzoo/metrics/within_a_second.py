@@ -6,6 +6,8 @@ import numpy as np
 
 from lvmzoo.batch import Kind
 from lvmzoo.metrics.base import Evaluation, Score
+from lvmzoo.metrics.chance import WITHIN_S, with_chance
+from lvmzoo.metrics.decode import PENALTIES
 from lvmzoo.metrics.decoding import fit_decoders
 from lvmzoo.metrics.spread import group_sums, ratio_sem
 
@@ -17,7 +19,7 @@ class WithinASecond:
 
     Of behavior variables that are times, whose names end in ``_s``: ``behavior_within_1s`` by ridge regression,
     ``behavior_within_1s_knn`` by nearest neighbors, both as in ``behavior_r2``. What a guess of the middle of the range
-    would reach stands in the note. ``n`` counts bins with a label.
+    would reach stands in the note; chance is what readouts of shuffled labels reach. ``n`` counts bins with a label.
     """
 
     name = "behavior_within_1s"
@@ -39,19 +41,18 @@ class WithinASecond:
                     continue
                 truth = truth[known]
                 decoded = decoders[name].predict(evaluation.latents("test")[known])
-                right = (np.abs(decoded - truth) <= 1.0).astype(float)
+                right = (np.abs(decoded - truth) <= WITHIN_S).astype(float)
                 groups = evaluation.groups("test")[known]
                 middle = np.nanmedian(evaluation.behavior("train", name))
-                blind = float((np.abs(middle - truth) <= 1.0).mean())
-                scores.append(
-                    Score(
-                        f"{self.name}{suffix}",
-                        float(right.mean()),
-                        evaluation.layout.session,
-                        name,
-                        spread=ratio_sem(group_sums(right, groups), group_sums(np.ones_like(right), groups)),
-                        n=len(truth),
-                        note=f"always guessing the middle {blind:.3f}; {decoders[name].settings}",
-                    )
+                blind = float((np.abs(middle - truth) <= WITHIN_S).mean())
+                score = Score(
+                    f"{self.name}{suffix}",
+                    float(right.mean()),
+                    evaluation.layout.session,
+                    name,
+                    spread=ratio_sem(group_sums(right, groups), group_sums(np.ones_like(right), groups)),
+                    n=len(truth),
+                    note=f"always guessing the middle {blind:.3f}; {decoders[name].settings}",
                 )
+                scores += with_chance(evaluation, name, [score], kind, PENALTIES)
         return scores

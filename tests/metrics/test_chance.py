@@ -17,9 +17,12 @@ from lvmzoo.metrics.base import PARTS, Evaluation
 from lvmzoo.metrics.behavior_knn import BehaviorKnn
 from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.metrics.chance import shuffles
-from lvmzoo.metrics.decode import PENALTIES
+from lvmzoo.metrics.decode import PENALTIES, fit_decoder
+from lvmzoo.metrics.decoded_behavior import DecodedBehavior
+from lvmzoo.metrics.forecast_behavior import ForecastBehavior
+from lvmzoo.metrics.within_a_second import WithinASecond
 
-from .toy import Base, make_session
+from .toy import Base, Full, make_session
 
 
 def labeled(evaluation, name):
@@ -169,3 +172,43 @@ def test_chance_can_be_left_out():
     session = make_session()
     for metric in (BehaviorR2(chance=False), BehaviorKnn(chance=False)):
         assert all(row.chance is None and row.p is None for row in metric(Evaluation(Base(session), session)))
+
+
+def test_what_a_model_says_by_itself_is_beside_the_same_labels_shuffled():
+    session = make_session(timed=True)
+    model = Full(session)
+    evaluation = Evaluation(model, session)
+    rows = DecodedBehavior()(evaluation) + ForecastBehavior((2,))(evaluation)
+    assert len(rows) == 8
+    assert all(row.chance is not None and row.p is not None for row in rows)
+    _, labels, trial = labeled(evaluation, "velocity")
+    said = evaluation.decoded("test")["velocity"][np.isfinite(evaluation.behavior("test", "velocity")).all(1)]
+    null = [r2_score(shuffled["test"], said) for shuffled in shuffles(labels, trial, 0)]
+    row = next(row for row in rows if (row.metric, row.target) == ("decoded_r2", "velocity"))
+    assert row.chance == pytest.approx(np.quantile(null, 0.95, method="weibull"), abs=1e-9)
+    assert row.p == (1 + sum(value >= row.value for value in null)) / 21
+    error = next(row for row in rows if row.metric == "decoded_error")
+    assert 60 < error.chance < 120  # degrees; knowing nothing errs by 90
+
+
+def test_how_often_a_time_is_right_by_chance():
+    session = make_session(timed=True, trials=60)
+    rows = {row.metric: row for row in WithinASecond()(Evaluation(Base(session), session))}
+    linear = rows["behavior_within_1s"]
+    evaluation = Evaluation(Base(session), session)
+    x, labels, trial = labeled(evaluation, "movie_s")
+    null = []
+    for shuffled in shuffles(labels, trial, 0):
+        decoded = fit_decoder(x["train"], shuffled["train"], Variable(Kind.CONTINUOUS)).predict(x["test"])
+        null.append((np.abs(decoded - shuffled["test"]) <= 1).mean())
+    assert linear.chance == pytest.approx(np.quantile(null, 0.95, method="weibull"))
+    assert linear.value > linear.chance
+    assert linear.p == pytest.approx(1 / 21)
+    assert rows["behavior_within_1s_knn"].chance is not None
+
+
+def test_a_variable_that_a_session_lacks_has_no_row():
+    session = make_session()
+    layout = replace(session.layout, behavior={"side": session.layout.behavior["side"]})
+    without = Session(*(replace(getattr(session, part), layout=layout) for part in PARTS))
+    assert {row.target for row in DecodedBehavior()(Evaluation(Full(session), without))} == {"side"}
