@@ -18,13 +18,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lvmzoo import registry
 from lvmzoo.config import Experiment
+from lvmzoo.config_files import check_folder
+from lvmzoo.config_safety import check_composed, check_hydra, check_overrides
 from lvmzoo.errors import UserError
-from lvmzoo.wrong_config import check_files, explain, missing, not_a_field
+from lvmzoo.wrong_config import explain, missing, not_a_field
 
 __all__ = ["compose", "config_folder", "fill_store", "group_options", "load", "parse", "to_experiment"]
 
@@ -79,7 +81,8 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Return what overrides say, sweeps included; raises UserError for one that cannot be read."""
+    """Return what overrides say, sweeps included; raises UserError for one that cannot be read, or runs code."""
+    check_overrides(overrides)
     try:
         found: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
     except Exception as error:
@@ -89,21 +92,29 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def load(overrides: Sequence[str] = (), config_dir: str | Path | None = None, *, hydra: bool = False) -> DictConfig:
     """Compose as ``compose`` does, and return what Hydra gives; ``hydra``: with Hydra's own settings."""
+    check_overrides(overrides)
     fill_store()
     extra = []
     if config_dir is not None:
-        check_files(config_dir)
+        check_folder(config_dir)
         extra = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra_compose("train", [*overrides, *extra], return_hydra_config=hydra)
+            composed = hydra_compose("train", [*overrides, *extra], return_hydra_config=True)
     except Exception as error:  # Hydra, OmegaConf and PyYAML each raise several unrelated types here
         raise explain(error, overrides) from error
+    check_hydra(composed.hydra)
+    check_composed(composed)
+    if not hydra:
+        with open_dict(composed):
+            del composed["hydra"]
+    return composed
 
 
 def to_experiment(composed: DictConfig) -> Experiment:
     """Turn a composed config into dataclasses; raises UserError for fields that these do not have."""
+    check_composed(composed)
     _check_keys(composed, "")
     name = composed.model.name
     entry = registry.get(name)

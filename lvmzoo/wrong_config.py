@@ -24,10 +24,8 @@ from omegaconf.errors import (
 from lvmzoo.errors import UserError, nearest, unknown
 from lvmzoo.fields import describe_fields
 
-__all__ = ["check_files", "explain", "missing", "not_a_field", "typed"]
+__all__ = ["bad_yaml", "explain", "missing", "not_a_field", "typed"]
 
-LARGEST_FILE_BYTES = 1_000_000
-MOST_ALIASES = 50
 WORDS = {  # what a type is to a user, and how a value of it is written
     "int": ("a whole number", "10"),
     "float": ("a number", "0.5"),
@@ -54,7 +52,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> UserError:
         if isinstance(link, OverrideParseException):
             return _unreadable(link)
         if isinstance(link, yaml.MarkedYAMLError):
-            return _bad_yaml(link)
+            return bad_yaml(link)
         if isinstance(link, OmegaConfBaseException):
             return _omegaconf(link, error, overrides)
     text = str(error)
@@ -110,33 +108,17 @@ def missing(key: str) -> UserError:
     )
 
 
-def check_files(folder: str | Path) -> None:
-    """Refuse a folder of configs that is not there, or that holds a file made to exhaust memory (an alias bomb)."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        close = nearest(folder.name, [path.name for path in folder.parent.glob("*/")]) if folder.parent.is_dir() else ""
-        raise UserError(
-            f"The folder of configs '{folder}' does not exist.",
-            "--config-dir takes a folder that holds experiment/NAME.yaml and the like.",
-            f"Did you mean '{folder.parent / close}'?" if close else "Check the path.",
-        )
-    for path in sorted(folder.rglob("*.yaml")):
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise UserError(
-                f"The config {path} is {path.stat().st_size / 1e6:.0f} MB large.",
-                f"A config may have at most {LARGEST_FILE_BYTES / 1e6:.0f} MB.",
-                "Put data into data files and name them in the config.",
-            )
-        try:
-            aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_text("utf-8")))
-        except yaml.MarkedYAMLError as error:
-            raise _bad_yaml(error, path) from error
-        if aliases > MOST_ALIASES:
-            raise UserError(
-                f"The config {path} uses {aliases} YAML aliases (*name).",
-                f"More than {MOST_ALIASES} are refused: nested aliases can fill the memory from a tiny file.",
-                "Write the values out.",
-            )
+def bad_yaml(error: yaml.YAMLError, path: Path | None = None) -> UserError:
+    """Return the error for a file that is no YAML, with its line where there is one."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return UserError(f"{path or 'A config'} is not valid YAML.", f"{error}".partition("\n")[0], "Write it as text.")
+    mark = error.problem_mark
+    where = f"{path or (mark.name if mark else 'a config')}" + (f", line {mark.line + 1}" if mark else "")
+    return UserError(
+        f"{where} is not valid YAML.",
+        f"{error.problem or error.context or 'It cannot be parsed'}.",
+        "Check the indentation (spaces, no tabs), colons and brackets of that line.",
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -183,16 +165,6 @@ def _not_deletable(key: str) -> UserError:
         f"~{key} cannot be deleted.",
         "Every setting of a model and of the trainer has to have a value.",
         f"Write {key}=VALUE instead, or leave it at its default.",
-    )
-
-
-def _bad_yaml(error: yaml.MarkedYAMLError, path: Path | None = None) -> UserError:
-    mark = error.problem_mark
-    where = f"{path or (mark.name if mark else 'a config')}" + (f", line {mark.line + 1}" if mark else "")
-    return UserError(
-        f"{where} is not valid YAML.",
-        f"{error.problem or error.context or 'It cannot be parsed'}.",
-        "Check the indentation (spaces, no tabs), colons and brackets of that line.",
     )
 
 

@@ -1,0 +1,50 @@
+"""Every bad input is answered: its exit code, what is said, no traceback, nothing executed, no secret told."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from lvmzoo.cli import main
+from tests.bad_inputs import configs
+from tests.bad_inputs.case import CANARY, Case
+
+CASES = [*configs.CASES]
+SECRET = "a-secret-of-the-environment"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LVMZOO_DEBUG", raising=False)
+    monkeypatch.setenv("LVMZOO_SECRET", SECRET)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_bad_input_is_answered(
+    case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = case.arguments(folder) if callable(case.arguments) else case.arguments
+    for name, value in case.environment:
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        code = main(list(arguments))
+    printed = capsys.readouterr()
+    said = printed.err + "".join(f"{warning.message}\n" for warning in warned)
+    assert code == case.code, said
+    assert case.says in said
+    assert "Traceback" not in printed.out + said
+    assert SECRET not in printed.out + said
+    assert case.code == 0 or len(printed.err.strip().splitlines()) == 3, "what, why, and what to do"
+    assert not list(folder.rglob(CANARY)), "the input ran code"
+
+
+def test_there_are_enough_of_them_and_each_is_named_once() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
