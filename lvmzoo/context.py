@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sys
 import time
@@ -16,10 +17,13 @@ from lvmzoo.config import TrainerConfig
 from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.models.base import Model, StatisticsModel
+from lvmzoo.signals import Stopped
 
-__all__ = ["log_file", "quiet", "telling", "threads"]
+__all__ = ["full_disk", "log_file", "quiet", "telling", "threads"]
 
 logger = logging.getLogger("lvmzoo")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a limit on the size of files
 
 
 @contextlib.contextmanager
@@ -78,20 +82,53 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def full_disk(folder: Path | None) -> Iterator[None]:
+    """Say what is left where a disk filled up: raises UserError for an OSError of that kind, or of one within it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in FULL):
+            cause = cause.__cause__ or cause.__context__
+        if folder is None or not isinstance(cause, OSError):
+            raise
+        saved = any((folder / "checkpoints").glob("last.ckpt*"))
+        raise UserError(
+            f"There is no space left for {cause.filename or folder} ({cause.strerror}).",
+            "What was written before is whole, the last checkpoint included."
+            if saved
+            else "No checkpoint was written.",
+            f"Free some space, then continue with: lvmzoo train resume={folder}",
+        ) from error
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that harms nothing where its disk is full: everything in it is said elsewhere, too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Leave the record out."""
+
+    def close(self) -> None:
+        """Close the file, whether what is left can be written or not."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+@contextlib.contextmanager
 def log_file(folder: Path | None) -> Iterator[None]:
     """Write what lvmzoo says to the log of the run, too."""
     if folder is None:
         yield
         return
-    handler = logging.FileHandler(folder / "log.txt")
+    handler = _LogFile(folder / "log.txt")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     level = logger.level
     logger.setLevel(logging.INFO)
     try:
         yield
-    except Exception as error:
-        expected = isinstance(error, UserError | Interrupted)
+    except (Exception, Stopped) as error:
+        expected = isinstance(error, UserError | Interrupted | Stopped)
         exc_info = None if expected else (type(error), error, error.__traceback__)
         message = (type(error).__name__, error)
         # To the file alone: on the screen, whoever catches the error says it.

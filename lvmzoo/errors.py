@@ -27,12 +27,12 @@ class UserError(ValueError):
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: the user asked for it
-    """Training was stopped by a signal after saving (exit code 128 + signal).
+    """A run was stopped by a signal, after saving what was trained (exit code 128 + signal).
 
     Parameters
     ----------
     signal : the number of the signal.
-    folder : the run folder to resume from; None when nothing is written to disk.
+    folder : the run folder to resume from; None when there is none yet, or nothing is written to disk.
     """
 
     def __init__(self, signal: int, folder: str | None) -> None:
@@ -40,8 +40,9 @@ class Interrupted(Exception):  # noqa: N818 - it is no error: the user asked for
         self.signal, self.folder = signal, folder
 
     def __str__(self) -> str:
-        saved = f" Continue with: lvmzoo train resume={self.folder}" if self.folder else ""
-        return f"Stopped by signal {self.signal} after saving.{saved}"
+        if self.folder is None:
+            return f"Stopped by signal {self.signal}, before there was anything to save."
+        return f"Stopped by signal {self.signal} after saving. Continue with: lvmzoo train resume={self.folder}"
 
 
 class DivergedError(RuntimeError):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,41 +17,29 @@ import torch
 
 from lvmzoo import registry
 from lvmzoo.adapt import take_over
-from lvmzoo.batch import Batch, Layout, TrialSampling
+from lvmzoo.batch import Layout
 from lvmzoo.config import Experiment
-from lvmzoo.context import log_file, quiet, telling, threads
+from lvmzoo.context import full_disk, log_file, telling, threads
 from lvmzoo.data.load import load, prepare
-from lvmzoo.data.module import TrainingData
 from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session
-from lvmzoo.errors import Interrupted, UserError
-from lvmzoo.learners.callbacks import Checkpoints, Learner, Progress, Record, Signals
-from lvmzoo.learners.gradient import Decay, GradientLearner
-from lvmzoo.learners.loggers import make_logger
-from lvmzoo.learners.statistics import StatisticsLearner
+from lvmzoo.errors import DivergedError, UserError
+from lvmzoo.fit import fit
 from lvmzoo.metrics import score_all
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import best_decoders
-from lvmzoo.models.base import Communicates, Connects, GradientModel, Model, Reconstructs, Scores, StatisticsModel
-from lvmzoo.run import (
-    Run,
-    experiment_to_plain,
-    load_run,
-    make_folder,
-    read_experiment,
-    save_latents,
-    write_experiment,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lvmzoo.models.base import Communicates, Connects, Model, Reconstructs, StatisticsModel
+from lvmzoo.origin import begun, fingerprint, origin
+from lvmzoo.run import Run, load_run, make_folder, read_experiment, save_latents, write_experiment
+from lvmzoo.signals import Signals
+from lvmzoo.slurm import continued, remembered
 
 __all__ = ["readouts", "train"]
 
 logger = logging.getLogger("lvmzoo")
 
-_STEPS, _LEARNING_RATE = 1000, 1e-3  # of a gradient model that recommends none
+LAST_GOOD = "last_good"  # folder in that of a run that diverged
 
 
 def train(
@@ -63,6 +48,7 @@ def train(
     *,
     write: bool = True,
     trained: Model | None = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Run:
     """Build the model for the data's layouts, fit it, evaluate it.
 
@@ -72,24 +58,42 @@ def train(
     recordings : data that are in memory already; None reads ``experiment.data``.
     write : False writes nothing to disk and computes no scores.
     trained : a model that is adapted to these data; None reads that of ``experiment.adapt``, if it is set.
+    callbacks : of Lightning, called after ours.
 
     Raises
     ------
     UserError
         For a mistake in the configuration or the data.
     DivergedError
-        When the objective is no longer finite.
+        When the objective is no longer finite. The last good parameters are a run of their own in ``last_good/``.
     Interrupted
-        When a signal stopped training; it was saved before.
+        When a signal stopped it; what was trained is saved before.
     """
+    signals = Signals()
+    with signals.listening():
+        return _train(experiment, recordings, write, trained, callbacks, signals)
+
+
+def _train(
+    experiment: Experiment,
+    recordings: Sequence[Recording] | None,
+    write: bool,
+    trained: Model | None,
+    callbacks: Sequence[pl.Callback],
+    signals: Signals,
+) -> Run:
     began = time.perf_counter()
-    folder = Path(experiment.resume) if experiment.resume else None
+    write = write and _main(experiment.trainer.devices)
+    asked = experiment
+    if write:
+        experiment = continued(experiment)
+    folder, saved = Path(experiment.resume) if experiment.resume else None, None
+    entry = registry.get(experiment.model.name)
     if folder is not None:
         experiment = dataclasses.replace(read_experiment(folder), resume=str(folder))
-    entry = registry.get(experiment.model.name)
+        entry = registry.get(experiment.model.name)
+        saved = begun(folder, _recommended(experiment, entry))
     experiment = _recommended(experiment, entry)
-    main = int(os.environ.get("LOCAL_RANK", "0")) == 0
-    write = write and main
     recordings = load(experiment.data) if recordings is None else recordings
     sessions = prepare(recordings, experiment.data, window_bins=entry.window_bins(experiment.model))
     if trained is None and experiment.adapt is not None:
@@ -106,15 +110,27 @@ def train(
         ]
         if write and folder is None:
             folder = make_folder(experiment, [session.layout.session for session in sessions])
-        with log_file(folder if write else None), threads(experiment.trainer, model):
-            if write and folder is not None:
-                write_experiment(experiment, folder)
+        kept = folder if write else None
+        with full_disk(kept), log_file(kept), threads(experiment.trainer, model), remembered(asked, kept):
+            if kept is not None:
+                write_experiment(experiment, kept)
+                signals.folder = str(kept)
             for session in sessions:
                 for note in session.notes:
                     logger.info("%s: %s", session.layout.session, note)
             logger.info("Fitting %s to %s", entry.name, _size(sessions))
             loaded = time.perf_counter()
-            history = _fit(experiment, model, sessions, new, folder)
+            history, diverged = fit(
+                experiment,
+                model,
+                sessions,
+                new,
+                folder,
+                signals=signals,
+                origin=origin(experiment, sessions, [recording.source for recording in recordings]) if folder else {},
+                saved=saved,
+                callbacks=callbacks,
+            )
             if trained is not None:
                 model.requires_grad_(True)
             model.finish()
@@ -122,18 +138,31 @@ def train(
             facts = {
                 "versions": _versions(),
                 "seed": experiment.seed,
-                "fingerprint": _fingerprint(sessions) if write else "",
+                "fingerprint": fingerprint(sessions) if write else "",
                 "notes": {session.layout.session: list(session.notes) for session in sessions},
                 "seconds": {"data": round(loaded - began, 3), "fit": round(time.perf_counter() - loaded, 3)},
                 "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             }
             run = Run(model, entry, experiment, sessions, [], history, folder, facts)
-            if write and folder is not None:
-                try:
-                    _finish(run, sessions, folder)
-                except KeyboardInterrupt as error:
-                    raise Interrupted(signal.SIGINT, str(folder)) from error
+            if diverged is not None:
+                raise _left_of(run, diverged) if kept is not None else diverged
+            if kept is not None:
+                _finish(run, sessions, kept)
     return run
+
+
+def _main(devices: int) -> bool:
+    """Return whether this process is the one that writes; SLURM numbers processes that it starts together."""
+    rank = os.environ.get("SLURM_PROCID", "0") if devices > 1 else "0"
+    return int(os.environ.get("LOCAL_RANK", rank)) == 0
+
+
+def _left_of(run: Run, diverged: DivergedError) -> DivergedError:
+    """Save the parameters before the fit diverged; return the error that says where."""
+    assert run.folder is not None
+    run.facts["diverged"] = str(diverged)
+    left = run.save(run.folder / LAST_GOOD)
+    return DivergedError(f"{diverged} The last good parameters are in {left}.")
 
 
 def _model_notes(experiment: Experiment, model: Model, layout: Layout) -> Iterator[str]:
@@ -213,155 +242,6 @@ def _recommended(experiment: Experiment, entry: registry.Entry) -> Experiment:
     return dataclasses.replace(experiment, trainer=trainer)
 
 
-def _fit(
-    experiment: Experiment, model: Model, sessions: list[Session], new: frozenset[str], folder: Path | None
-) -> pd.DataFrame:
-    """Run the Trainer; leave the best parameters in the model and return the history."""
-    import pandas as pd
-
-    config = experiment.trainer
-    held_out = [session.validation for session in sessions if len(session.validation)]
-    gradient = isinstance(model, GradientModel)
-    data = TrainingData(
-        [session.train for session in sessions],
-        held_out if isinstance(model, GradientModel | Scores) else [],
-        model.sampling if isinstance(model, GradientModel) else TrialSampling(),
-        config.batch_size,
-        experiment.seed,
-        shuffle=gradient,
-    )
-    learner, total, unit = _learner(experiment, model, data)
-    signals = Signals()
-    assert config.patience is not None
-    record = Record(config.patience, make_logger(experiment.logger, folder, experiment_to_plain(experiment)))
-    path = folder / "checkpoints" / "last.ckpt" if folder else None
-    fingerprint = _fingerprint(sessions) if path else ""
-    checkpoints = Checkpoints(path, config.checkpoint_every_s, record, signals, fingerprint)
-    if config.precision == "64":
-        model.double()
-    if experiment.resume:
-        checkpoints.resume(learner)
-    else:
-        model.prepare(_Again(lambda: (batch for batch in data.everything() if batch.layout.session in new)))
-    if not record.finished:
-        accelerator = _accelerator(config.accelerator, model)
-        _check_devices(accelerator, config.devices)
-        with signals.listening(), quiet():
-            trainer = pl.Trainer(
-                accelerator=accelerator,
-                devices=config.devices,
-                strategy=_strategy(config.devices, config.accelerator, some=gradient and len(sessions) > 1),
-                precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-                max_epochs=-1 if gradient else total - len(record.rows),
-                callbacks=[record, checkpoints, *([Progress(record, total, unit)] if config.progress else [])],
-                gradient_clip_val=config.gradient_clip if gradient else None,
-                deterministic=config.deterministic,
-                reload_dataloaders_every_n_epochs=int(learner.step % data.steps_a_round > 0),
-                use_distributed_sampler=False,
-                num_sanity_val_steps=0,
-                limit_val_batches=1.0 if data.validates() else 0,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            trainer.fit(learner, datamodule=data)
-            _say_if_unfinished(learner, record, total)
-    if record.best is not None:
-        model.load_state_dict(record.best)
-    model.to("cpu")
-    return pd.DataFrame(record.rows)
-
-
-def _say_if_unfinished(learner: Learner, record: Record, total: int) -> None:
-    """Say so where a fit ended at its limit while it still improved."""
-    if isinstance(learner, StatisticsLearner):
-        if learner.converged or len(record.rows) < total:
-            return
-        what = f"after {total} passes, its limit, before it had converged: trainer.max_epochs={2 * total} goes on"
-    elif learner.step >= total and record.improving:
-        what = f"after {total} steps, its limit, while validation still improved: trainer.max_steps={2 * total} goes on"
-    else:
-        return
-    logger.info("The fit ended %s.", what)
-
-
-def _learner(experiment: Experiment, model: Model, data: TrainingData) -> tuple[Learner, int, str]:
-    """Return the learner of the model's way of fitting, how long it goes on, and in what unit."""
-    config = experiment.trainer
-    learner: Learner
-    if isinstance(model, StatisticsModel):
-        learner = StatisticsLearner(model, config.tolerance)
-        data.steps_a_round = data.steps_an_epoch or 1
-        total, unit = min(config.max_epochs or 1, model.passes or sys.maxsize), "passes"
-    else:
-        assert isinstance(model, GradientModel)
-        if config.max_epochs and data.steps_an_epoch is None:
-            logger.warning(
-                "trainer.max_epochs=%d does not limit %s, which draws pairs without end: set trainer.max_steps.",
-                config.max_epochs,
-                model.config.name,
-            )
-        limits = [
-            config.max_steps,
-            config.max_epochs and data.steps_an_epoch and config.max_epochs * data.steps_an_epoch,
-        ]
-        total, unit = min((limit for limit in limits if limit), default=_STEPS), "steps"
-        rate = _LEARNING_RATE if config.learning_rate is None else config.learning_rate
-        assert config.decay is not None
-        assert config.decay_patience is not None
-        decay = Decay(config.decay, config.decay_patience)
-        learner = GradientLearner(model, rate, config.weight_decay, total, experiment.seed, decay)
-        data.steps_a_round = min(config.validate_every_steps or total, total)
-    data.position = lambda: learner.step
-    return learner, total, unit
-
-
-class _Again:
-    """Batches that can be iterated more than once."""
-
-    def __init__(self, make: Callable[[], Iterator[Batch]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._make()
-
-
-def _accelerator(name: str, model: Model) -> str:
-    """Return the device to train on; models in float64 stay off those that have none.
-
-    Statistics models run on the CPU unless another device is asked for.
-    """
-    solves = isinstance(model, StatisticsModel)
-    double = solves or any(parameter.dtype == torch.float64 for parameter in model.parameters())
-    if name == "mps" and double:
-        logger.warning("trainer.accelerator=mps has no float64, which %s needs: it runs on the CPU.", model.config.name)
-        return "cpu"
-    return "cpu" if name == "auto" and (solves or (double and torch.backends.mps.is_available())) else name
-
-
-def _check_devices(accelerator: str, devices: int) -> None:
-    """Raise UserError for a device that is not there."""
-    mps = int(torch.backends.mps.is_available())
-    there = {"gpu": torch.cuda.device_count() or mps, "cuda": torch.cuda.device_count(), "mps": mps}.get(accelerator)
-    if there is not None and there < devices:
-        raise UserError(
-            f"trainer.accelerator={accelerator} with trainer.devices={devices} is not possible here.",
-            f"This machine has {there} such devices that PyTorch can use.",
-            f"Set trainer.devices={there}."
-            if there
-            else "Set trainer.accelerator=cpu, or install PyTorch for your GPU.",
-        )
-
-
-def _strategy(devices: int, accelerator: str, some: bool) -> Any:
-    """Return how processes work together; ``some``: a step may leave parameters, those of other sessions, untouched."""
-    if devices == 1:
-        return "auto"
-    gloo = accelerator == "cpu" or not torch.cuda.is_available()
-    return pl.strategies.DDPStrategy(process_group_backend="gloo" if gloo else None, find_unused_parameters=some)
-
-
 def _latents(evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
     """Return the latents of each session and part, with trial, time in seconds and behavior of each bin."""
     arrays = {}
@@ -393,13 +273,3 @@ def _size(sessions: Sequence[Session]) -> str:
 def _versions() -> dict[str, str]:
     names = ("lvmzoo", "torch", "pytorch-lightning", "numpy", "pynwb")
     return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}}
-
-
-def _fingerprint(sessions: Sequence[Session]) -> str:
-    """Return a hash of the binned activity of all parts."""
-    digest = hashlib.blake2b(digest_size=16)
-    for session in sessions:
-        digest.update(np.ascontiguousarray(session.train.activity.numpy()).data)
-        for part in (session.train, session.validation, session.test):
-            digest.update(part.start.tobytes() + part.stop.tobytes())
-    return digest.hexdigest()

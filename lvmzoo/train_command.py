@@ -18,11 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from lvmzoo.commands import console_of_width
-from lvmzoo.errors import UserError
+from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.fields import describe_fields
 from lvmzoo.findings import Findings, Question
 from lvmzoo.sentences import CAUTION, answers
-from lvmzoo.store import compose, config_folder, fill_store, group_options
+from lvmzoo.store import compose, config_folder, fill_store, group_options, load
 from lvmzoo.wrong_config import explain
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.help:
         _help()
     elif options.shell_completion or options.cfg or options.info or options.hydra_help:
+        if not options.shell_completion:
+            load(options.overrides, options.config_dir)  # refuses what would run code when Hydra composes it
         call_hydra(arguments)
     elif options.multirun:
         from lvmzoo import sweep_command
@@ -96,10 +98,16 @@ def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
 
 def train_and_print(experiment: Experiment) -> None:
     """Train, saying what happens on standard error; print scores and where the run and its report lie."""
+    from lvmzoo.slurm import requeue
     from lvmzoo.train import train
 
     with _spoken():
-        finished = train(experiment)
+        try:
+            finished = train(experiment)
+        except Interrupted as stopped:
+            if stopped.folder is not None:
+                requeue(stopped.signal)
+            raise
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of DDP run this command, too
         _print_scores(finished)
 

@@ -9,7 +9,8 @@ import torch
 
 from lvmzoo import registry
 from lvmzoo.errors import UserError
-from lvmzoo.train import _accelerator, train
+from lvmzoo.fit import _accelerator
+from lvmzoo.train import train
 from tests.contract.test_every_model import NAMES, STATISTICS, experiment
 from tests.contract.world import recording, session
 

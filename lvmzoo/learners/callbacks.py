@@ -1,27 +1,19 @@
-"""What happens around the steps of a fit: history, the best parameters, checkpoints, signals, progress."""
+"""What happens around the steps of a fit: history, the best parameters, progress."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
-from lvmzoo.checkpoint import read_checkpoint, write_checkpoint
-from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.learners.gradient import GradientLearner
 from lvmzoo.learners.loggers import History
 from lvmzoo.learners.statistics import StatisticsLearner
 
-__all__ = ["Checkpoints", "Progress", "Record", "Signals"]
+__all__ = ["Learner", "Progress", "Record"]
 
 Learner = StatisticsLearner | GradientLearner
 
@@ -45,7 +37,7 @@ class Record(pl.Callback):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of this."""
         return {
-            "rows": self.rows,
+            "rows": list(self.rows),
             "best": self.best,
             "finished": self.finished,
             "best_score": self._best_score,
@@ -83,11 +75,6 @@ class Record(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, learner: Any) -> None:
         """Remember that there is nothing left to train."""
         self.finished = True
-        self._history.close()
-
-    def on_exception(self, trainer: pl.Trainer, learner: Any, exception: BaseException) -> None:
-        """Write what is left of the history."""
-        self._history.close()
 
     def _judge(self, trainer: pl.Trainer, learner: Learner, score: float) -> None:
         if isinstance(learner, StatisticsLearner) and learner.model.passes is not None:
@@ -99,94 +86,6 @@ class Record(pl.Callback):
         self._waited += 1
         if self._patience and self._waited >= self._patience:
             trainer.should_stop = True
-
-
-class Signals:
-    """Turns SIGINT and SIGTERM into a flag that is looked at between steps; a second signal ends at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[Signals]:
-        """Handle the signals inside a ``with`` block; signals reach only the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
-
-
-class Checkpoints(pl.Callback):
-    """Saves every so often, on a signal, and at the end; all ranks stop together."""
-
-    def __init__(
-        self, path: Path | None, every_s: float, record: Record, signals: Signals, fingerprint: str = ""
-    ) -> None:
-        self._path = path
-        self._fingerprint = fingerprint  # of the data
-        self._every_s = every_s
-        self._record = record
-        self._signals = signals
-        self._saved = time.monotonic()
-
-    def resume(self, learner: Learner) -> None:
-        """Bring learner and record to where the last checkpoint was taken; raises UserError where the data changed."""
-        assert self._path is not None
-        state = read_checkpoint(self._path)
-        if state["fingerprint"] != self._fingerprint:
-            raise UserError(
-                f"The data are not those that the run in {self._path.parent.parent} began with.",
-                "A resumed run goes on with the same recording, binned and split in the same way.",
-                "Put the recording back as it was, or start a new run.",
-            )
-        learner.model.load_state_dict(state["model"])
-        learner.restore(state["progress"])
-        self._record.restore(state["record"])
-
-    def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save after a step; what ends a round is saved after its validation."""
-        if not trainer.is_last_batch:
-            self._look(trainer, learner)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
-        """Save at the end of a round."""
-        self._look(trainer, learner)
-
-    def on_train_end(self, trainer: pl.Trainer, learner: Any) -> None:
-        """Save the end of training."""
-        self._save(trainer, learner)
-
-    def _look(self, trainer: pl.Trainer, learner: Learner) -> None:
-        stop = torch.tensor(self._signals.received or 0)
-        if trainer.world_size > 1:
-            stop = stop.to(learner.device)
-            torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX)
-        if int(stop):
-            self._save(trainer, learner)
-            raise Interrupted(int(stop), None if self._path is None else str(self._path.parent.parent))
-        if time.monotonic() - self._saved >= self._every_s:
-            self._save(trainer, learner)
-
-    def _save(self, trainer: pl.Trainer, learner: Learner) -> None:
-        self._saved = time.monotonic()
-        if self._path is None or not trainer.is_global_zero:
-            return
-        state = {
-            "model": learner.model.state_dict(),
-            "progress": learner.progress(),
-            "record": self._record.state(),
-            "fingerprint": self._fingerprint,
-        }
-        write_checkpoint(self._path, state)
 
 
 class Progress(pl.Callback):
@@ -230,7 +129,7 @@ class Progress(pl.Callback):
             self._bar.update(self._task, completed=self._done(learner))
         elif trainer.is_global_zero and time.monotonic() - self._shown > 60:
             self._shown = time.monotonic()
-            print(f"Training: {self._done(learner)} of {self._total} {self._unit} {self._value()}", file=sys.stderr)
+            print(f"Training: {self.status(learner)}", file=sys.stderr)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
         """Show the newest values."""
@@ -244,6 +143,10 @@ class Progress(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, learner: Any, exception: BaseException) -> None:
         """Remove the line."""
         self._close()
+
+    def status(self, learner: Any) -> str:
+        """Say how far the training is, and its newest values."""
+        return f"{self._done(learner)} of {self._total} {self._unit} {self._value()}"
 
     def _close(self) -> None:
         if self._bar is not None:

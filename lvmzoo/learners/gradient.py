@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -36,6 +38,7 @@ class GradientLearner(pl.LightningModule):
         decay: Decay,
     ) -> None:
         super().__init__()
+        self.held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # keeps signals out
         self.model = model
         self.values: dict[str, float] = {}
         self.step = 0
@@ -43,6 +46,7 @@ class GradientLearner(pl.LightningModule):
         self._max_steps, self._seed = max_steps, seed
         self._decay, self._lowest, self._waited = decay, float("inf"), 0
         self._train = _Mean()
+        self._taken: list[tuple[Mapping[str, Tensor], Tensor]] = []  # losses and weights since the last check
         self._validation = _Mean()
         self._restored: dict[str, Any] | None = None
 
@@ -79,26 +83,58 @@ class GradientLearner(pl.LightningModule):
             everywhere = weight.clone()
             torch.distributed.all_reduce(everywhere)
             total = total * weight * self.trainer.world_size / everywhere.clamp(min=torch.finfo(weight.dtype).tiny)
-        self._train.add(loss.terms, weight)
+        self._pending = {name: value.detach() for name, value in loss.terms.items()}, weight
         return total
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+    @property
+    def at_last_step(self) -> bool:
+        """Whether training is over after the coming step."""
+        return self.step + 1 >= self._max_steps
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take and count a step; stop after the last. Callbacks, which save, come after this."""
-        super().optimizer_step(*arguments, **named)
-        self.step += 1
-        if self.step >= self._max_steps:
-            self.trainer.should_stop = True
+        with contextlib.ExitStack() as whole:
+
+            def gradient() -> Any:
+                result = optimizer_closure()
+                whole.enter_context(self.held())  # not before: a gradient may take long, and changes no parameter
+                return result
+
+            super().optimizer_step(epoch, batch_idx, optimizer, gradient)
+            self._train.add(*self._pending)
+            self._taken.append(self._pending)
+            self.step += 1
+            if self.step >= self._max_steps:
+                self.trainer.should_stop = True
+
+    def check(self) -> None:
+        """Raise DivergedError, naming the step and the term, if a loss since the last check was not finite.
+
+        Losses stay on the device until then: to look at each would make it wait.
+        """
+        if not self._taken:
+            return
+        names = list(self._taken[0][0])
+        finite = torch.stack([torch.stack([v.isfinite() for v in terms.values()]) for terms, _ in self._taken]).cpu()
+        first = self.step - len(self._taken)
+        taken, self._taken = self._taken, []
+        if finite.all():
+            return
+        place = int((~finite.all(1)).nonzero()[0])
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        terms = {name: float(value) for name, value in taken[place][0].items()}
+        odd = " and ".join(f"'{name}'" for name, fine in zip(names, finite[place].tolist(), strict=True) if not fine)
+        said = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        raise DivergedError(
+            f"The loss became {sum(terms.values())} at step {first + place + 1}, in its term {odd} ({said}), at "
+            f"learning rate {rate:g}. Choose a smaller one, such as trainer.learning_rate={rate / 3:.1g}, or set "
+            "trainer.gradient_clip."
+        )
 
     def record(self) -> None:
-        """Put the mean loss of the round into ``values``; a loss that is not finite ends training."""
+        """Put the mean loss of the round into ``values``; raises DivergedError for a loss that is not finite."""
+        self.check()
         self.values.update({f"train/{name}": value for name, value in self._train.take().items()})
-        loss = self.values.get("train/loss", 0.0)
-        if not torch.isfinite(torch.tensor(loss)):
-            terms = {name: value for name, value in self.values.items() if name.startswith("train/")}
-            raise DivergedError(
-                f"The loss became {loss} by step {self.step} at learning rate {self._learning_rate:g} ({terms}). "
-                "Choose a smaller trainer.learning_rate or set trainer.gradient_clip."
-            )
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add the loss of one held-out batch; draws are the same at every validation."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -23,8 +27,11 @@ class StatisticsLearner(pl.LightningModule):
     Parameters change only at the end of a pass, so a run interrupted within one is resumed at its start.
     """
 
+    at_last_step: ClassVar[bool] = False  # besides the last step of a pass, which Lightning knows
+
     def __init__(self, model: StatisticsModel, tolerance: float) -> None:
         super().__init__()
+        self.held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # keeps signals out
         self.automatic_optimization = False
         self.model = model
         self.values: dict[str, float] = {}
@@ -50,29 +57,46 @@ class StatisticsLearner(pl.LightningModule):
         """Continue where ``progress`` was taken."""
         self.step, self._passes, self._previous = progress["step"], progress["passes"], progress["previous"]
 
+    def check(self) -> None:
+        """Say whether the fit diverged: it is known after each pass, and said there."""
+
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """Add one batch to the sums; solve after the last."""
-        with torch.no_grad():
-            statistics = self.model.statistics(batch)
-            self._kind = type(statistics)
-            if self._sums is None:
-                self._sums = list(statistics)
-            else:
-                self._sums = [total + leaf for total, leaf in zip(self._sums, statistics, strict=True)]
-            if not self.trainer.is_last_batch:
-                return
-            objective = float(self.model.update(self._kind(*self._reduce(self._sums))))
+        """Add one batch to the sums; solve after the last. Raises DivergedError where there is no finite solution."""
+        try:
+            with torch.no_grad():
+                statistics = self.model.statistics(batch)
+                self._kind = type(statistics)
+                if self._sums is None:
+                    self._sums = list(statistics)
+                else:
+                    self._sums = [total + leaf for total, leaf in zip(self._sums, statistics, strict=True)]
+                if self.trainer.is_last_batch:
+                    with self.held():
+                        self._solve(self._kind(*self._reduce(self._sums)))
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise self._diverged(f"could not be solved: {error}") from error
+
+    def _solve(self, statistics: Any) -> None:
+        objective = float(self.model.update(statistics))
         self._sums = None
         self._passes += 1
         self.step = self._passes * int(self.trainer.num_training_batches)
         name = "train/log_likelihood_per_bin" if isinstance(self.model, Scores) else "train/objective"
         self.values[name] = objective
-        if objective != objective or objective in (float("inf"), -float("inf")):
-            raise DivergedError(
-                f"The objective of pass {self._passes} is {objective}. Check the data for extreme values, "
-                "or choose fewer latents."
-            )
+        if not math.isfinite(objective):
+            raise self._diverged(f"is {objective}", statistics)
         self._stop_if_done(objective)
+
+    def _diverged(self, how: str, statistics: Any = None) -> DivergedError:
+        """Return the error that names the pass, the objective, and what of the sums is not finite."""
+        number = self._passes + (statistics is None)
+        what = "log-likelihood" if isinstance(self.model, Scores) else "objective"
+        odd = [name for name, leaf in (statistics._asdict() if statistics else {}).items() if not leaf.isfinite().all()]
+        where = f" (not finite: {', '.join(odd)})" if odd else ""
+        return DivergedError(
+            f"The {what} of pass {number} {how}{where}. There is no learning rate to lower: check the data for extreme "
+            "values, or choose fewer latents."
+        )
 
     def _reduce(self, sums: list[Tensor]) -> list[Tensor]:
         if self.trainer.world_size == 1:
