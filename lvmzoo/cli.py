@@ -53,8 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def failure(error: Exception) -> tuple[int, list[str]]:
-    """Return the exit code of an exception and the lines that tell the user; a fault's traceback goes to a log file."""
+def failure(error: Exception, written: Path | None = None) -> tuple[int, list[str]]:
+    """Return the exit code of an exception and the lines that tell the user; a fault's traceback goes to a log file.
+
+    Parameters
+    ----------
+    error : what was raised.
+    written : the file that holds the traceback already; None makes one.
+    """
     if os.environ.get("LVMZOO_DEBUG") == "1":
         traceback.print_exception(error)
     if isinstance(error, UserError):
@@ -63,12 +69,14 @@ def failure(error: Exception) -> tuple[int, list[str]]:
         return 128 + error.signal, [str(error)]
     if isinstance(error, DivergedError):
         return 3, [f"Training diverged: {error}"]
-    with tempfile.NamedTemporaryFile("w", prefix="lvmzoo-", suffix=".log", delete=False, encoding="utf-8") as log:
-        traceback.print_exception(error, file=log)
+    if written is None:
+        with tempfile.NamedTemporaryFile("w", prefix="lvmzoo-", suffix=".log", delete=False, encoding="utf-8") as log:
+            traceback.print_exception(error, file=log)
+        written = Path(log.name)
     return 1, [
         f"lvmzoo failed: {type(error).__name__}: {error}",
         "  This is a fault of the program, not of your input.",
-        f"  Please report it with the traceback in {log.name}.",
+        f"  Please report it with the traceback in {written}.",
     ]
 
 

@@ -61,10 +61,10 @@ def show(name: str) -> None:
     console.print(table)
 
 
-def console_of_width() -> Console:
+def console_of_width(*, stderr: bool = False) -> Console:
     """Return a console as wide as the terminal, and wide where the output goes to a file or a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=140, highlight=False)
+    console = Console(highlight=False, stderr=stderr)
+    return console if console.is_terminal else Console(width=140, highlight=False, stderr=stderr)
 
 
 def cite(name: str) -> None:

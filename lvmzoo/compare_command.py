@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.table import Table
+from rich.text import Text
 
 from lvmzoo import sweep_table
 from lvmzoo.commands import console_of_width
@@ -19,9 +20,11 @@ from lvmzoo.comparison import compare
 from lvmzoo.comparison_settings import words_of
 from lvmzoo.errors import UserError, nearest
 from lvmzoo.run import new_folder
+from lvmzoo.sweep_folder import outcomes_in
 
-__all__ = ["job_number", "present", "run"]
+__all__ = ["COMPARED", "name_undone", "present", "run"]
 
+COMPARED = ("done", "failed", "diverged", "stopped")  # what a table of a sweep has lines for
 RUN_FILES = ("run.json", "config.yaml", "metrics.json")
 
 
@@ -43,6 +46,7 @@ def run(sources: Sequence[str], out: str | None) -> None:
     alone = len(folders) == 1 and _is_sweep(folders[0])
     outcomes = found[0] if alone else _told_apart([outcome for each in found for outcome in each])
     present(_target(folders, out, alone), outcomes)
+    name_undone(outcomes)
 
 
 def present(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
@@ -67,17 +71,21 @@ def present(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
     for line in sweep_table.order(comparison):
         console.print(line, markup=False)
     console.print(" ".join(sweep_table.legend(comparison, comparison.shown)), style="dim", markup=False)
-    for outcome in outcomes:
-        if outcome["code"]:
-            first = outcome["error"][0].removeprefix("Error: ")
-            print(f"Job {outcome['job']} ({' '.join(outcome['overrides'])}) failed: {first}", file=sys.stderr)
     print(f"Table: {folder / 'table.md'}")
     print(f"Leaderboard: {page}")
 
 
-def job_number(path: Path) -> int:
-    """Return N of job-N.json."""
-    return int(path.stem.removeprefix("job-"))
+def name_undone(outcomes: Sequence[Mapping[str, Any]]) -> None:
+    """Print on standard error which jobs failed or were stopped, and why."""
+    undone = [outcome for outcome in outcomes if outcome["status"] in ("failed", "diverged", "stopped")]
+    table = Table(box=None, pad_edge=False)
+    for heading in ("job", "status", "settings", "why"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "status"))
+    for outcome in undone:
+        reason = " ".join(line.strip() for line in outcome["error"]).removeprefix("Error: ")
+        table.add_row(*map(Text, (str(outcome["job"]), outcome["status"], " ".join(outcome["overrides"]), reason)))
+    if undone:
+        console_of_width(stderr=True).print(table)
 
 
 def _existing(source: str) -> Path:
@@ -100,12 +108,10 @@ def _outcomes_of(folder: Path) -> list[dict[str, Any]]:
     """Return the outcomes of a sweep, or of the one run in a folder."""
     if not _is_sweep(folder):
         return [_outcome(folder)]
-    outcomes = []
-    for path in sorted(folder.glob("job-*.json"), key=job_number):
-        outcome = _read(path)
+    outcomes = [outcome for outcome in outcomes_in(folder) if outcome["status"] in COMPARED]
+    for outcome in outcomes:
         if "folder" in outcome:
             outcome["folder"] = str(folder / Path(outcome["folder"]).name)  # the sweep may have been moved
-        outcomes.append(outcome)
     return outcomes
 
 
@@ -129,6 +135,7 @@ def _outcome(folder: Path) -> dict[str, Any]:
         return {
             "job": 0,
             "overrides": [],
+            "status": "done",
             "code": 0,
             "error": [],
             "model": facts["model"],

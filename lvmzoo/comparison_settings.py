@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FOLD", "SEED", "Settings", "number_of", "settings_of", "words_of"]
+__all__ = ["FOLD", "SEED", "Settings", "flat", "number_of", "settings_of", "words_of"]
 
 SEED, FOLD = "seed", "data.split.fold"  # runs that differ in these alone are one row
 SHIFT = "data.shift_behavior"
@@ -27,8 +27,9 @@ SAME_DATA = (
 )
 # What a run is called, and on what it computes, rather than what it does.
 INCIDENTAL = (
-    "output", "name", "resume", "report", "logger", "adapt_steps", "trainer.progress", "trainer.threads",
-    "trainer.accelerator", "trainer.devices", "trainer.checkpoint_every_s", "trainer.deterministic",
+    "output", "name", "resume", "report", "logger", "adapt_steps", "time_limit_s", "prune",
+    "trainer.progress", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.checkpoint_every_s",
+    "trainer.deterministic",
 )  # fmt: skip
 
 
@@ -89,21 +90,21 @@ def words_of(configs: Sequence[Mapping[str, Any]], fingerprints: Sequence[str]) 
     configs : the contents of each run's config.yaml.
     fingerprints : of the data of each run; the same data are the same wherever they lie. Empty where it is not known.
     """
-    flat = [_flat(config) for config in configs]
+    lines = [flat(config) for config in configs]
     paths: dict[str, Any] = {}
-    for line, fingerprint in zip(flat, fingerprints, strict=True):
+    for line, fingerprint in zip(lines, fingerprints, strict=True):
         if fingerprint:
             line["data.path"] = paths.setdefault(fingerprint, line.get("data.path"))
-    if all(line.get(SIMULATED) in (None, line[SEED]) for line in flat):
-        for line in flat:
+    if all(line.get(SIMULATED) in (None, line[SEED]) for line in lines):
+        for line in lines:
             line.pop(SIMULATED, None)  # each seed has its own recording
-    told = {"model", SEED, FOLD, SHIFT} | {key for key in _varied(flat) if key == "adapt" or _of_data(key)}
-    for model in {line["model"] for line in flat}:
-        told |= _varied([line for line in flat if line["model"] == model])
-    names = {str(line["data.path"]): Path(str(line["data.path"])).name for line in flat if line.get("data.path")}
+    told = {"model", SEED, FOLD, SHIFT} | {key for key in _varied(lines) if key == "adapt" or _of_data(key)}
+    for model in {line["model"] for line in lines}:
+        told |= _varied([line for line in lines if line["model"] == model])
+    names = {str(line["data.path"]): Path(str(line["data.path"])).name for line in lines if line.get("data.path")}
     short = len(set(names.values())) == len(names)
     found = []
-    for line in flat:
+    for line in lines:
         shown = {key: line[key] for key in ("model", *line) if key in told}
         shown = {key: value for key, value in shown.items() if value is not None or key not in (FOLD, SHIFT)}
         if short and shown.get("data.path"):
@@ -112,14 +113,15 @@ def words_of(configs: Sequence[Mapping[str, Any]], fingerprints: Sequence[str]) 
     return found
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a config.yaml that decide a run, a key each, such as ``model.latents``."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
         if key in INCIDENTAL:
             continue
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{key}.")
+            found |= flat(value, f"{key}.")
         else:
             found["model" if key == "model.name" else key] = value
     return found

@@ -163,10 +163,15 @@ class Experiment:
     adapt_everything: bool = False  # with adapt: fit all parameters, not the layers of new sessions alone
     adapt_steps: int | None = None  # with adapt: trainer.max_steps of the first fit; `lvmzoo adapt` sets it
     report: bool = True  # write report.html
+    time_limit_s: float | None = None  # in a sweep: a run that takes longer is stopped, and counts as failed
+    prune: str | None = None  # in a sweep: median or halving ends runs that fall behind the others; null: none
 
     def __post_init__(self) -> None:
-        """Refuse a seed that no generator takes; raises UserError."""
+        """Refuse a seed that no generator takes, and other impossible values; raises UserError."""
         _at_least("seed", self.seed, 0)
+        _at_least("time_limit_s", self.time_limit_s, 0)
+        if self.prune is not None:
+            _one_of("prune", self.prune, ("median", "halving"))
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

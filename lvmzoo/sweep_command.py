@@ -3,60 +3,96 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
-import math
+import os
+import shlex
+import signal
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lvmzoo.cli import failure
-from lvmzoo.compare_command import job_number, present
-from lvmzoo.comparison_settings import FOLD
-from lvmzoo.config import SplitConfig
-from lvmzoo.errors import Interrupted, UserError
-from lvmzoo.run import new_folder
+from lvmzoo.comparison_settings import FOLD, flat
+from lvmzoo.config import Experiment, SplitConfig
+from lvmzoo.data.files import files_of
+from lvmzoo.errors import UserError
+from lvmzoo.run import experiment_to_plain
 from lvmzoo.store import load, parse, to_experiment
+from lvmzoo.sweep_end import conclude
+from lvmzoo.sweep_folder import KEPT, Sweep, job_path, outcomes_in, read_outcome, stopped_by, write_outcome
+from lvmzoo.sweep_job import run_job
+from lvmzoo.sweep_watch import watching
 from lvmzoo.train_command import call_hydra
 
 __all__ = ["run"]
 
-GRID = "BasicSweeper"  # of Hydra: every combination; others draw values to search
+GRID, SEARCH = "BasicSweeper", "OptunaSweeper"  # of Hydra: every combination; values that a search draws
+_here: int | None = None  # the process that runs the sweep and gets its signals
 
 
 def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
-    """Run every combination and return the exit code.
+    """Run every combination and return the exit code: 1 if any failed, 128 + signal if the sweep was stopped.
 
-    Each job leaves its outcome in a file, so that none is lost whatever launches it. Where the split has folds and none
-    is chosen, every fold is run.
+    Where the split has folds and none is chosen, every fold is run. The same sweep again, in the same output folder,
+    runs what is not done there.
 
     Parameters
     ----------
     arguments : of ``lvmzoo train``.
     options : these arguments as Hydra's parser reads them.
+
+    Raises
+    ------
+    UserError
+        For a configuration that no job could run with.
     """
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # Optuna's storage needs release 1
     composed = load(_first_values(options.overrides), options.config_dir, hydra=True)
     folds = _all_folds(composed)
-    folder = new_folder(Path(composed.output), time.strftime("sweep-%Y%m%d-%H%M%S"))
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    _refuse_processes(composed)
+    jobs = _jobs(composed, [*options.overrides, *folds])
+    sweep = Sweep(Path(composed.output), arguments, jobs)
+    quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
+    extra = [*folds, f"hydra.sweep.dir='{quoted}'"]
+    if composed.hydra.sweeper._target_.endswith(SEARCH):
+        extra.append("hydra.sweeper.max_failure_rate=1.0")  # else the first failure ends the search
     try:
-        call_hydra([*arguments, *folds, f"hydra.sweep.dir='{quoted}'"], _job)
+        with _stoppable(sweep), watching(sweep, composed.hydra.sweeper.get("n_trials")):
+            call_hydra([*arguments, *extra], _job)
+    except UserError as error:
+        if sweep.started and jobs is None and not any("objective" in outcome for outcome in outcomes_in(sweep.folder)):
+            raise UserError(
+                "No run of the search has anything to minimize.",
+                "That is the validation loss, or minus the log-likelihood of validation data.",
+                "Leave data.split.validation above 0 and choose a model with either, or sweep over named values.",
+            ) from error
+        raise
     finally:
-        outcomes = [json.loads(path.read_text()) for path in sorted(folder.glob("job-*.json"), key=job_number)]
-        if not outcomes and not any(path.is_dir() for path in folder.iterdir()):
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()  # nothing was started
-        else:
-            present(folder, outcomes)
-            failed = [outcome for outcome in outcomes if outcome["code"]]
-            print(f"Sweep: {folder}, {len(outcomes) - len(failed)} of {len(outcomes)} runs done")
-    return next((outcome["code"] for outcome in outcomes if outcome["code"] != 0), 0)
+        if sweep.started:
+            conclude(sweep, f"lvmzoo train {shlex.join(arguments)}")
+        code = sweep.code
+        sweep.close()
+    return code
+
+
+def _jobs(composed: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:
+    """Return the overrides of every job, as Hydra will number them; None for a search, which draws them."""
+    sweeper = composed.hydra.sweeper
+    if not sweeper._target_.endswith(GRID):
+        return None
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    words = [override for override in parse([*params, *overrides]) if not override.is_hydra_override()]
+    (jobs,) = BasicSweeper.split_arguments(words, None)
+    return jobs
 
 
 def _all_folds(composed: DictConfig) -> list[str]:
@@ -75,52 +111,101 @@ def _all_folds(composed: DictConfig) -> list[str]:
     return [f"{FOLD}={','.join(map(str, range(split.folds)))}"]
 
 
-def _job(composed: DictConfig) -> float:
+def _refuse_processes(composed: DictConfig) -> None:
+    """Refuse several devices where nothing but the run itself would start its processes: each starts the sweep."""
+    devices, tasks = composed.trainer.devices, composed.hydra.launcher.get("tasks_per_node", 1)
+    if devices != tasks and devices > 1:
+        raise UserError(
+            f"trainer.devices={devices} does not work in a sweep with this launcher.",
+            "Every process of a job would start the whole sweep again.",
+            "Sweep with trainer.devices=1, start the runs one by one, or use hydra/launcher=slurm_gpus.",
+        )
+
+
+@contextlib.contextmanager
+def _stoppable(sweep: Sweep) -> Iterator[None]:
+    """Hand SIGINT and SIGTERM on to all jobs, wherever they run; a second signal ends this process at once."""
+    global _here
+    _here = os.getpid()
+
+    def receive(number: int, frame: Any) -> None:
+        sweep.stop(number)
+        print("Stopping: jobs save and end …", file=sys.stderr)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        _here = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """In a process of a launcher: leave Ctrl-C to the sweep, which hands it on."""
+    if os.getpid() == _here:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _job(composed: DictConfig) -> float | str:
     """Run one job of a sweep, in whatever process the launcher puts it; return what a search minimizes.
 
-    That is the lowest validation loss, or minus the highest held-out log-likelihood; NaN without either.
+    Where there is no such thing it is a word: a search leaves out what is no number, but would end at a NaN.
     """
     settings = HydraConfig.get()
-    folder = Path(settings.sweep.dir)
-    outcome: dict[str, Any] = {
-        "job": int(settings.job.num),
-        "overrides": [str(override) for override in settings.overrides.task],
-        "code": 1,
-        "error": ["did not finish"],
-    }
-    objective = math.nan
-    path = folder / f"job-{outcome['job']}.json"
-    path.write_text(json.dumps(outcome))
-    try:
-        experiment = to_experiment(composed)
-        if experiment.trainer.devices > 1:
-            raise UserError(
-                f"trainer.devices={experiment.trainer.devices} does not work in a sweep.",
-                "Every process of a job would start the whole sweep again.",
-                "Sweep with trainer.devices=1, or start the runs one by one.",
-            )
-        from lvmzoo.train import train
+    folder, number = Path(settings.sweep.dir), int(settings.job.num)
+    with _undisturbed():
+        outcome = _outcome(composed, folder, number, [str(word) for word in settings.overrides.task])
+    objective = outcome.get("objective")
+    return str(outcome["status"]) if objective is None else float(objective)
 
-        name = experiment.name or f"job-{outcome['job']}-{experiment.model.name}"
-        outcome["model"] = experiment.model.name
-        began = time.perf_counter()
-        finished = train(replace(experiment, output=str(folder), name=name))
-    except Exception as error:
-        code, lines = failure(error)
-        outcome |= {"code": code, "error": lines}
-        print("\n".join(lines), file=sys.stderr)
-        if isinstance(error, Interrupted):
-            path.write_text(json.dumps(outcome, indent=2))
-            raise SystemExit(code) from error  # ends the sweep: Hydra would go on after an Exception
-    else:
-        scores = [asdict(score) for score in finished.scores]
-        seconds = round(time.perf_counter() - began, 3)
-        for column, sign in (("validation/loss", 1.0), ("validation/log_likelihood_per_bin", -1.0)):
-            if column in finished.history:
-                objective = float((sign * finished.history[column]).min())
-        outcome |= {"code": 0, "error": [], "folder": str(finished.folder), "scores": scores, "seconds": seconds}
-    path.write_text(json.dumps(outcome, indent=2))
-    return objective
+
+def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[str]) -> dict[str, Any]:
+    """Run a job, unless the same was done before or another process is at it; return what became of it."""
+    path, asked = job_path(folder, number), lambda: stopped_by(folder)
+    lock = FileLock(folder / f".job-{number}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:  # a job that a launcher left behind on another machine
+        return read_outcome(path)
+    try:
+        earlier = read_outcome(path) if path.exists() else {"status": "queued"}
+        outcome: dict[str, Any] = {"job": number, "overrides": overrides, "status": "queued", "code": 1}
+        try:
+            experiment = to_experiment(composed)
+            outcome |= {"model": experiment.model.name, "settings": _decided_by(experiment)}
+        except Exception as error:
+            code, lines = failure(error)
+            outcome |= {"status": "failed", "code": code, "error": lines}
+            write_outcome(folder, outcome)
+            return outcome
+        same = earlier.get("settings") == outcome["settings"]
+        if (same and earlier["status"] in KEPT) or asked() is not None:
+            return earlier
+        outcome["status"] = "running"
+        write_outcome(folder, outcome)
+        run_job(experiment, folder, outcome, asked, continued=same)
+        return read_outcome(path)
+    finally:
+        lock.release()
+
+
+def _decided_by(experiment: Experiment) -> str:
+    """Return a digest of all that decides what a run computes: its settings, its files, the release."""
+    plain: dict[str, Any] = flat(experiment_to_plain(experiment))
+    if experiment.data.path is not None:
+        stats = [(str(path.resolve()), path.stat()) for path in files_of(experiment.data.path)]
+        plain["files"] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    plain["version"] = version("lvmzoo")
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _first_values(overrides: Sequence[str]) -> list[str]:

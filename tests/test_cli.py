@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import types
@@ -13,15 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lvmzoo import registry
+from lvmzoo import registry, sweep_job
 from lvmzoo.cli import main
 from lvmzoo.completion import complete
 from lvmzoo.config import Experiment
 from lvmzoo.context import log_file
 from lvmzoo.errors import DivergedError, Interrupted, UserError
 from lvmzoo.metrics.base import Score
+from lvmzoo.sweep_folder import Sweep, outcomes_in
 
 ROOT = Path(__file__).resolve().parents[1]
 Fitted = list[Experiment]
@@ -41,19 +45,23 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Experiment], N
     def install(fails: Callable[[Experiment], None] | None = None) -> Fitted:
         asked: Fitted = []
 
-        def stand_in(experiment: Experiment) -> Any:
+        def stand_in(experiment: Experiment, **_: Any) -> Any:
             asked.append(experiment)
             if fails is not None:
                 fails(experiment)
             folder = Path(experiment.output) / (experiment.name or "run")
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "report.html").write_text("")
             score = Score("co_bps", 0.25, "monday", unit="bits/spike", better="higher", spread=0.02, n=100)
-            return types.SimpleNamespace(scores=[score], folder=folder, history={}, findings={})
+            history = {"validation/loss": np.array([2.0, 1.0])}
+            return types.SimpleNamespace(scores=[score], folder=folder, history=history, findings={})
 
         module = types.ModuleType("lvmzoo.train")
         module.train = stand_in
         monkeypatch.setitem(sys.modules, "lvmzoo.train", module)
+        # A stand-in does not reach other processes.
+        here = lambda experiment, folder, outcome, *_, **__: sweep_job.attempt(experiment, folder, outcome)  # noqa: E731
+        monkeypatch.setattr("lvmzoo.sweep_command.run_job", here)
         return asked
 
     return install
@@ -256,7 +264,7 @@ def test_a_fold_that_is_chosen_is_run_alone(train: Any) -> None:
 
 def test_a_search_does_not_choose_the_easiest_fold(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     asked = train()
-    search = ["train", "-m", "experiment=lfads_search", "data=lds", "data.split.folds=3"]
+    search = ["train", "-m", "sweep=lfads", "data=lds", "data.split.folds=3"]
     assert main(search) == 2
     assert not asked
     assert "Search with data.split.fold=0" in capsys.readouterr().err
@@ -289,11 +297,48 @@ def test_scores_are_printed_beside_what_they_are_to_be_compared_with(
     assert "split_canary" in capsys.readouterr().out
 
 
-def test_two_sweeps_in_one_second_have_two_folders(train: Any) -> None:
-    train()
-    for _ in range(3):
-        assert main(["train", "-m", "seed=0,1"]) == 0
-    assert len(list(Path("runs").iterdir())) == 3
+def test_the_same_sweep_again_runs_what_is_not_done(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {1, 2}
+
+    def odd(experiment: Experiment) -> None:
+        if experiment.seed in wrong:
+            raise RuntimeError("bug")
+
+    asked = train(odd)
+    again = ["train", "-m", "seed=0,1,2,3"]
+    assert main(again) == 1
+    assert "Run the rest: lvmzoo train -m seed=0,1,2,3" in capsys.readouterr().err
+    wrong.clear()
+    assert main(again) == 0
+    assert [e.seed for e in asked] == [0, 1, 2, 3, 1, 2]
+    assert main(again) == 0
+    assert len(asked) == 6
+    assert "4 of 4 runs done" in capsys.readouterr().out
+    assert len(list(Path("runs").iterdir())) == 1
+    assert main(["train", "-m", "seed=0,1,2"]) == 0  # other jobs are another sweep
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_a_changed_file_is_trained_on_again(train: Any, tmp_path: Path) -> None:
+    asked, again = train(), ["train", "-m", "data=nwb", "data.path=a.nwb", "seed=0,1"]
+    Path("a.nwb").write_text("one")
+    for _ in range(2):
+        assert main(again) == 0
+    assert len(asked) == 2
+    Path("a.nwb").write_text("another")
+    assert main(again) == 0
+    assert len(asked) == 4
+
+
+def test_two_sweeps_at_once_have_two_folders(train: Any) -> None:
+    asked, again = train(), ["train", "-m", "seed=0,1"]
+    other = Sweep(Path("runs"), again[1:], [["seed=0"], ["seed=1"]])
+    assert main(again) == 0
+    assert len(asked) == 2
+    assert len(list(Path("runs").iterdir())) == 2
+    assert {outcome["status"] for outcome in outcomes_in(other.folder)} == {"queued"}
+    other.close()
+    assert len(list(Path("runs").iterdir())) == 1  # nothing was started there
 
 
 def test_a_failing_job_is_named_and_the_others_run(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,26 +349,45 @@ def test_a_failing_job_is_named_and_the_others_run(train: Any, capsys: pytest.Ca
             raise RuntimeError("bug")
 
     asked = train(odd)
-    assert main(["train", "-m", "seed=0,1,2,3"]) == 3
+    assert main(["train", "-m", "seed=0,1,2,3"]) == 1
     assert len(asked) == 4
     captured = capsys.readouterr()
-    assert re.search(r"Job 1 \(.*seed=1.*\) failed: Training diverged: not finite", captured.err)
-    assert re.search(r"Job 2 \(.*seed=2.*\) failed: lvmzoo failed: RuntimeError: bug", captured.err)
-    assert "2 of 4 runs done" in captured.out
+    assert re.search(r"^1 +diverged +seed=1 +Training diverged: not finite", captured.err, re.MULTILINE)
+    assert re.search(r"^2 +failed +seed=2 +lvmzoo failed: RuntimeError: bug", captured.err, re.MULTILINE)
+    assert "Job 3 done after" in captured.err
+    assert "2 of 4 runs done, 1 diverged, 1 failed" in captured.out
 
 
-def test_an_interrupted_sweep_keeps_what_is_done(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_job_does_not_end_a_search(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def odd(experiment: Experiment) -> None:
+        if experiment.model.latents % 2:
+            raise RuntimeError("bug")
+
+    asked = train(odd)
+    assert main(["train", "-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=6", "model.latents=range(1,9)"]) == 1
+    assert len(asked) == 6
+    assert 1 <= len([experiment for experiment in asked if experiment.model.latents % 2]) < 6
+    assert "Error" not in capsys.readouterr().err.replace("RuntimeError", "")
+
+
+def test_a_search_without_anything_to_minimize_is_explained(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    train(raising(RuntimeError("bug")))
+    search = ["train", "-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=2", "model.latents=range(1,9)"]
+    assert main(search) == 2
+    assert "No run of the search has anything to minimize" in capsys.readouterr().err
+
+
+def test_a_stopped_sweep_keeps_what_is_done(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(experiment: Experiment) -> None:
         if experiment.seed == 1:
+            os.kill(os.getpid(), signal.SIGINT)
             raise Interrupted(2, "runs/b")
 
     asked = train(stop)
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "-m", "seed=0,1,2"])
-    assert stopped.value.code == 130
+    assert main(["train", "-m", "seed=0,1,2"]) == 130
     assert len(asked) == 2
     captured = capsys.readouterr()
-    assert "1 of 2 runs done" in captured.out
+    assert "1 of 3 runs done, 1 stopped, 1 queued" in captured.out
     assert "lvmzoo train resume=runs/b" in captured.err
 
 

@@ -27,7 +27,6 @@ FILES_OF = {  # the recording that an experiment is made for; "": a simulated on
     "dlag_ground_truth": "ground_truth_dlag.npz",
     "head_direction": "mouse_head_direction.nwb",
     "head_direction_family": "mouse_head_direction.nwb",
-    "lfads_search": "",
     "lorenz": "",
     "movie": "",
     "psid_dissociation": "",

@@ -1,0 +1,36 @@
+"""The end of a sweep: the table of what is done, the jobs that are not, and why."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lvmzoo.compare_command import COMPARED, name_undone, present
+from lvmzoo.sweep_folder import KEPT, Sweep, outcomes_in
+
+__all__ = ["conclude", "counted"]
+
+
+def conclude(sweep: Sweep, command: str) -> None:
+    """Print the table of all jobs, name those that are not done with their reasons, say how to go on.
+
+    Parameters
+    ----------
+    sweep : whose folder holds the outcomes; its leaderboard is written there.
+    command : that runs the same sweep again.
+    """
+    outcomes = outcomes_in(sweep.folder)
+    present(sweep.folder, [outcome for outcome in outcomes if outcome["status"] in COMPARED])
+    name_undone(outcomes)
+    print(f"Sweep: {sweep.folder}, {counted(outcomes)}")
+    if sweep.jobs and any(outcome["status"] not in KEPT for outcome in outcomes):
+        print(f"Run the rest: {command}", file=sys.stderr)
+
+
+def counted(outcomes: Sequence[Mapping[str, Any]], total: int | None = None) -> str:
+    """Return how many jobs, of all or of ``total``, are done, failed and so on, in words."""
+    found = Counter(outcome["status"] for outcome in outcomes)
+    rest = [f"{number} {status}" for status, number in found.items() if status != "done"]
+    return ", ".join([f"{found['done']} of {len(outcomes) if total is None else total} runs done", *rest])
