@@ -111,10 +111,9 @@ def _intervals(title: str, table: pd.DataFrame | None, recording: Recording) -> 
     if title == "Trials" and len(table) == 1 and isinstance(recording.activity, BinnedTrials):
         return []
     length = (table["stop_s"] - table["start_s"]).to_numpy(np.float64)
-    lines = [
-        f"{title}: {len(table)}, {np.nanmin(length):.3g} to {np.nanmax(length):.3g} s long "
-        f"(median {np.nanmedian(length):.3g} s)"
-    ]
+    lines = [f"{title}: {len(table)}"]
+    if np.isfinite(length).any():
+        lines[0] += f", {np.nanmin(length):.3g} to {np.nanmax(length):.3g} s long (median {np.nanmedian(length):.3g} s)"
     unknown = int((~np.isfinite(table[["start_s", "stop_s"]].to_numpy(np.float64)).all(1)).sum())
     if unknown:
         lines.append(f"  {unknown} without start or stop")

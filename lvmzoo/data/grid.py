@@ -62,7 +62,7 @@ def make_grid(recording: Recording, config: DataConfig) -> Grid:
     """
     binned = recording.activity if isinstance(recording.activity, BinnedTrials) else None
     width = binned.bin_width_s if binned else config.bin_width_s
-    if not width > 0:
+    if not 0 < width < np.inf:
         raise UserError(
             f"data.bin_width_s is {width}.", "A bin has a positive width in seconds.", "Try data.bin_width_s=0.02."
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -39,22 +42,50 @@ def read_nwb(path: str | Path, config: DataConfig) -> Recording:
     check_hdf5(path)
     from pynwb import NWBHDF5IO
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # versions of cached extensions and the like: nothing to act upon
-            io = NWBHDF5IO(str(path), mode="r")
-            nwbfile = io.read()
-    except Exception as error:  # pynwb and hdmf raise many kinds for files that are not valid
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"'{path}' could not be read as NWB: {reason}",
-            "pynwb must be able to read it; files with extensions must hold the extension's definition.",
-            "Check it with `nwbinspector FILE`, and install the extension's package if it names one.",
-        ) from error
-    try:
-        return _recording(path, nwbfile, config)
-    finally:
-        io.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # versions of cached extensions and the like: nothing to act upon
+                io = stack.enter_context(NWBHDF5IO(str(path), mode="r"))
+                nwbfile = io.read()
+        except Exception as error:  # pynwb and hdmf raise many kinds for files that are not valid
+            raise _unreadable(path, error) from error
+        _warn_of_unknown(path, io.manager.type_map.namespace_catalog.namespaces)
+        try:
+            return _recording(path, nwbfile, config)
+        except (OSError, RuntimeError) as error:  # h5py: a dataset that is damaged
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"'{path}' could not be read as NWB: {_reason(error)}",
+        "pynwb must be able to read it; files with extensions must hold the extension's definition.",
+        "Check it with `nwbinspector FILE`, and install the extension's package if it names one.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return what pynwb says, without its description of all that an object holds."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if found := re.match(r"\((?:root/)?(\S+) \w+Builder .*due to: (.*?)['\")]*$", text):
+        text = f"{found[1]}: {found[2]}"
+    return text[:200]
+
+
+def _warn_of_unknown(path: Path, known: Collection[str]) -> None:
+    """Say which objects pynwb leaves out, because nothing defines their type."""
+    odd: dict[str, str] = {}
+
+    def look(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        namespace = item.attrs.get("namespace")
+        if isinstance(namespace, str) and namespace not in known and "neurodata_type" in item.attrs:
+            odd.setdefault(f"{namespace} ({item.attrs['neurodata_type']})", name)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(look)
+    for kind, name in odd.items():
+        warnings.warn(f"{path.name}: {name} is left out, because nothing defines its type: {kind}.", stacklevel=3)
 
 
 def _recording(path: Path, nwbfile: Any, config: DataConfig) -> Recording:
@@ -75,6 +106,8 @@ def _recording(path: Path, nwbfile: Any, config: DataConfig) -> Recording:
         notes = (f"{path.name}: the activity is the series '{entry.name}' ({entry.container or 'no container'}).",)
         series = [other for other in series if other.series is not entry.series]
     trials, epochs = interval_table(nwbfile.trials), interval_table(nwbfile.epochs, tags=True)
+    if trials is not None:
+        _warn_of_another_clock(path, trials, span)
     if entry is None:
         span = _extended(span, [table for table in (trials, epochs) if table is not None])
     if observed is not None and len(observed):
@@ -139,6 +172,17 @@ def _chosen_signal(path: Path, nwbfile: Any, series: list[Found], name: str | No
             stacklevel=3,
         )
     return cells[0]
+
+
+def _warn_of_another_clock(path: Path, trials: pd.DataFrame, span: tuple[float, float]) -> None:
+    start, stop = trials["start_s"].to_numpy(np.float64), trials["stop_s"].to_numpy(np.float64)
+    outside = int(((start >= span[1]) | (stop <= span[0])).sum())
+    if 2 * outside > len(trials):
+        warnings.warn(
+            f"{path.name}: {outside} of {len(trials)} trials lie outside the activity ({span[0]:g} to {span[1]:g} s). "
+            "Are their times in seconds, and on its clock?",
+            stacklevel=3,
+        )
 
 
 def _extended(span: tuple[float, float], tables: list[pd.DataFrame]) -> tuple[float, float]:

@@ -32,6 +32,7 @@ GENERIC = {"TimeSeries", "SpatialSeries", "RoiResponseSeries", "data", "series"}
 PLAIN_UNITS = {"", "n.a.", "n/a", "na", "a.u.", "au", "arbitrary", "bool", "boolean", "index", "id", "unknown", "none"}
 MOST_CHANNELS = 64
 FROZEN_SHARE = 0.05
+SHARED = 0.05  # of its time that behavior shares with the activity, else its clock is doubtful
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def find_series(nwbfile: Any) -> list[Found]:
         name = str(series.name)
         if holder and (name in GENERIC or name in shared):
             name = holder if name in GENERIC else f"{holder}_{name}"
-        if name in taken:
+        if (given := name) in taken:
             name = f"{module}_{name}"
-        while name in taken:
-            name += "_"
+            while name in taken:
+                name += "_"
+            warnings.warn(f"Two series are named '{given}': that of {module} is called '{name}'.", stacklevel=3)
         taken.add(name)
         found.append(Found(name, series, container, module))
     return found
@@ -91,6 +93,12 @@ def signal_of(path: Path, found: Found) -> Signal:
     series, data = found.series, found.series.data
     what = f"Series '{found.name}' of '{path.name}'"
     scale = 1.0 if series.conversion is None else float(series.conversion)
+    if not np.isfinite([scale, series.offset or 0.0]).all():
+        raise UserError(
+            f"{what} has the conversion {scale} and the offset {series.offset}.",
+            "Its values are multiplied and shifted by them: they are finite numbers.",
+            "Correct the file.",
+        )
     values: Any = np.asarray(data) if not hasattr(data, "id") else Stored.of(path, data, scale, series.offset or 0.0)
     channel_scale = getattr(series, "channel_conversion", None)
     if channel_scale is not None or not hasattr(data, "id"):
@@ -118,6 +126,10 @@ def _in_order(what: str, signal: Signal) -> Signal:
     """Return the signal with finite, ascending timestamps."""
     times = signal.timestamps_s
     finite = np.isfinite(times)
+    if not finite.any():
+        raise UserError(
+            f"{what} has no timestamp that is a number.", "It has one for each sample.", "Correct the file."
+        )
     if finite.all() and not (np.diff(times) < 0).any():
         return signal
     how = "are NaN and left out" if not finite.all() else "go back in time and are sorted"
@@ -148,6 +160,13 @@ def behavior_of(path: Path, series: list[Found], span: tuple[float, float]) -> d
                 stacklevel=2,
             )
             continue
+        shared = min(high, span[1]) - max(low, span[0])
+        if shared < SHARED * (high - low):
+            warnings.warn(
+                f"Behavior variable '{entry.name}' runs from {low:g} to {high:g} s, the activity from {span[0]:g} to "
+                f"{span[1]:g} s: only {shared / (high - low):.1%} of it is used. Are its times in seconds?",
+                stacklevel=2,
+            )
         signal = _with_kind(path, entry, signal)
         found[entry.name] = _without_frozen_end(signal, entry.name) if signal.kind is not Kind.CATEGORICAL else signal
     return found

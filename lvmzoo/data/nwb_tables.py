@@ -53,6 +53,12 @@ def ragged(table: Any, name: str, what: str) -> tuple[Any, np.ndarray]:
     column = table[name]
     if type(column).__name__ != "VectorIndex":
         return column.data, np.arange(len(table) + 1, dtype=np.int64)
+    if np.dtype(getattr(column.data, "dtype", np.int64)).kind not in "iu":
+        raise UserError(
+            f"{what} are corrupt: the index of '{name}' holds {column.data.dtype}.",
+            "It holds the row at which the values of each end: whole numbers.",
+            "Write the file again from its source.",
+        )
     # Stored in the narrowest unsigned type: arithmetic on it would wrap around.
     ends = np.asarray(column.data[:]).astype(np.int64)
     flat = column.target.data
@@ -81,6 +87,13 @@ def read_spike_times(path: Path, units: Any) -> tuple[SpikeTimes, tuple[float, f
             "Write them into the units table, or choose another signal with data.signal=NAME.",
         )
     flat, offsets = ragged(units, "spike_times", f"The units of '{path}'")
+    shape, kind = np.shape(flat), np.dtype(getattr(flat, "dtype", np.float64)).kind
+    if len(shape) != 1 or kind not in "iuf":
+        raise UserError(
+            f"The spike_times of '{path}' have shape {shape} and type {flat.dtype}.",
+            "They are numbers in seconds, one after the other.",
+            "Write the file again from its source.",
+        )
     stored = Stored.of(path, flat) if hasattr(flat, "id") else np.asarray(flat, dtype=np.float64)
     spikes = SpikeTimes(stored, offsets)
     low, high = np.inf, -np.inf
@@ -209,6 +222,13 @@ def interval_table(table: Any, tags: bool = False) -> pd.DataFrame | None:
     if table is None or len(table) == 0:
         return None
     columns = plain_columns(table)
+    for name in ("start_time", "stop_time"):
+        if name not in columns or columns[name].dtype.kind not in "iuf":
+            raise UserError(
+                f"The table '{table.name}' has no numbers in its column {name}.",
+                "Its rows begin at start_time and end at stop_time, in seconds.",
+                "Write the column, or remove the table from the file.",
+            )
     frame = pd.DataFrame({"start_s": columns.pop("start_time"), "stop_s": columns.pop("stop_time")}).astype(np.float64)
     for name, values in columns.items():
         if name not in ("id", "start_s", "stop_s", "tags"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import warnings
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,9 @@ from lvmzoo.errors import UserError
 __all__ = ["check_hdf5"]
 
 COMPRESSION = 1000  # no filter of HDF5 makes real data smaller by more than this
+LARGEST_EMPTY_BYTES = 8e9  # that a dataset may declare beyond that; arrays that wait for data are smaller
+LARGEST_VALUE_BYTES = 1e8  # of one number or text
+DEEPEST = 100  # groups within groups
 
 
 def check_hdf5(path: Path) -> None:
@@ -45,7 +49,7 @@ def check_hdf5(path: Path) -> None:
         )
     try:
         with h5py.File(path, "r") as file:
-            _walk(path, file)
+            _walk(path, file, (_address(file),), {_address(file)})
     except UserError:
         raise
     except (OSError, RuntimeError, KeyError) as error:
@@ -56,26 +60,41 @@ def check_hdf5(path: Path) -> None:
         ) from error
 
 
-def _walk(path: Path, file: h5py.File) -> None:
-    """Look at every object once, without following links."""
-    waiting, seen = [file["/"]], set()
-    while waiting:
-        group = waiting.pop()
-        for name in group:
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise _outside(path, f"{group.name}/{name}", f"a link to '{link.filename}'")
-            if isinstance(link, h5py.SoftLink):
-                continue
+def _walk(path: Path, group: h5py.Group, above: tuple[int, ...], seen: set[int]) -> None:
+    """Look at every object once, but not at what lies in other files.
+
+    Parameters
+    ----------
+    above : where the groups begin that the group lies in, itself the last.
+    seen : where the objects begin that were looked at.
+    """
+    for name in group:
+        link, place = group.get(name, getlink=True), f"{str(group.name).rstrip('/')}/{name}"
+        if isinstance(link, h5py.ExternalLink):
+            raise _outside(path, place, f"a link to '{link.filename}'")
+        try:
             item = group[name]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in seen:
+        except (KeyError, RuntimeError) as error:
+            if not isinstance(link, h5py.SoftLink):
+                raise
+            if "too many links" not in str(error):
+                warnings.warn(f"{path.name}: {place} is a link to nothing ({link.path}).", stacklevel=2)
                 continue
-            seen.add(address)
-            if isinstance(item, h5py.Group):
-                waiting.append(item)
-            elif isinstance(item, h5py.Dataset):
-                _check_dataset(path, item)
+            raise _endless(path, place) from error
+        address = _address(item)
+        if address in above or len(above) > DEEPEST:
+            raise _endless(path, place)
+        if address in seen:
+            continue
+        seen.add(address)
+        if isinstance(item, h5py.Group):
+            _walk(path, item, (*above, address), seen)
+        elif isinstance(item, h5py.Dataset):
+            _check_dataset(path, item)
+
+
+def _address(item: h5py.Group | h5py.Dataset) -> int:
+    return int(h5py.h5o.get_info(item.id).addr)
 
 
 def _check_dataset(path: Path, dataset: h5py.Dataset) -> None:
@@ -83,14 +102,28 @@ def _check_dataset(path: Path, dataset: h5py.Dataset) -> None:
         raise _outside(path, str(dataset.name), f"stored in '{dataset.external[0][0]}'")
     if dataset.is_virtual and any(source.file_name != "." for source in dataset.virtual_sources()):
         raise _outside(path, str(dataset.name), "put together from other files")
-    declared = float(np.prod(dataset.shape, dtype=np.float64)) * dataset.dtype.itemsize if dataset.shape else 0.0
-    if declared > memory_bytes() and declared > COMPRESSION * dataset.id.get_storage_size():
+    if dataset.shape is None:
+        return
+    declared, stored = float(np.prod(dataset.shape, dtype=np.float64)) * dataset.dtype.itemsize, _stored(dataset)
+    limit = min(memory_bytes() / 2, LARGEST_EMPTY_BYTES)
+    if (declared > limit and declared > COMPRESSION * stored) or dataset.dtype.itemsize > LARGEST_VALUE_BYTES:
         raise UserError(
-            f"'{path}' declares {declared / 1e9:.0f} GB in {dataset.name}, and stores "
-            f"{dataset.id.get_storage_size() / 1e9:.3g} GB.",
+            f"'{path}' declares {declared / 1e9:.0f} GB in {dataset.name}, and stores {stored / 1e9:.3g} GB.",
             "A dataset must hold the values that it declares.",
             "Check how the file was written; the dataset was probably created and never filled.",
         )
+
+
+def _stored(dataset: h5py.Dataset) -> int:
+    return int(dataset.id.get_storage_size())
+
+
+def _endless(path: Path, name: str) -> UserError:
+    return UserError(
+        f"'{path}' contains itself: {name} leads back to where it lies.",
+        "Reading such a file would never end.",
+        "Write the file again from its source.",
+    )
 
 
 def _outside(path: Path, name: str, how: str) -> UserError:

@@ -201,10 +201,10 @@ CASES = [
     file("an unknown key", HEAD + "sed: 1\n", "Did you mean 'seed'?"),
     file("a text for a number", HEAD + "seed: few\n", "seed in experiment/mine.yaml has the wrong type"),
     file("a group that is none", HEAD + "trainer: fast\n", "wrong type"),
-    file("a choice that is none", HEAD + "defaults:\n  - override /model: ldss\n", "Did you mean 'lds'?"),
+    file("a choice that is none", HEAD + "defaults:\n  - override /model: ldss\n", "Did you mean 'lds'?", more=()),
     file("the list of defaults is a text", HEAD + "defaults: lds\n", "mine"),
     file("a model that refers to itself", HEAD + "seed: ${seed}\n", "seed"),
-    file("an infinite bin", HEAD + "data:\n  bin_width_s: .inf\n", "bin_width_s"),
+    file("an infinite bin", HEAD + "data:\n  bin_width_s: .inf\n", "bin_width_s is inf", more=("data=lds",)),
     other("a pipe among the configs", lambda folder: os.mkfifo(folder / "experiment/mine.yaml"), "no regular file"),
     other(
         "a device among the configs",

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lvmzoo.cli import main
-from tests.bad_inputs import configs
+from tests.bad_inputs import configs, nwb
 from tests.bad_inputs.case import CANARY, Case
 
-CASES = [*configs.CASES]
+CASES = [*configs.CASES, *nwb.CASES]
 SECRET = "a-secret-of-the-environment"
 
 
@@ -37,6 +37,8 @@ def test_a_bad_input_is_answered(
         code = main(list(arguments))
     printed = capsys.readouterr()
     said = printed.err + "".join(f"{warning.message}\n" for warning in warned)
+    if case.code == 0:
+        said += printed.out  # notes of what is used
     assert code == case.code, said
     assert case.says in said
     assert "Traceback" not in printed.out + said
