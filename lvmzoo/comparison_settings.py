@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FOLD", "SEED", "Settings", "flat", "number_of", "settings_of", "words_of"]
+__all__ = ["FOLD", "INCIDENTAL", "SEED", "Settings", "flat", "number_of", "settings_of", "words_of"]
 
 SEED, FOLD = "seed", "data.split.fold"  # runs that differ in these alone are one row
 SHIFT = "data.shift_behavior"

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lvmzoo.checkpoint import write_bytes
+from lvmzoo.comparison_settings import INCIDENTAL
 from lvmzoo.errors import UserError
 from lvmzoo.run import new_folder
 
@@ -78,7 +79,8 @@ class Sweep:
     """
 
     def __init__(self, output: Path, words: Sequence[str], jobs: Sequence[Sequence[str]] | None) -> None:
-        self.asked = {"words": list(words), "jobs": jobs and [list(job) for job in jobs]}
+        # Where and how it is run may change from one time to the next.
+        self.asked = {"words": _deciding(words), "jobs": jobs and [_deciding(job) for job in jobs]}
         self.jobs = jobs
         self.continued = self._found(output) if jobs else False
         if not self.continued:
@@ -134,6 +136,14 @@ class Sweep:
             for path in self.folder.iterdir():
                 path.unlink()
             self.folder.rmdir()
+
+
+def _deciding(words: Sequence[str]) -> list[str]:
+    """Return the words but for those that change nothing of what is computed."""
+    keys = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.max_batch_size", *INCIDENTAL)
+    return [
+        word for word in words if not word.lstrip("+").startswith(tuple(f"{key}{end}" for key in keys for end in "=."))
+    ]
 
 
 def stopped_by(folder: Path) -> int | None:
