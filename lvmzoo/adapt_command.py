@@ -55,6 +55,7 @@ def run(arguments: Sequence[str]) -> int:
 def _experiment(folder: str, overrides: Sequence[str], everything: bool) -> Experiment:
     """Return the settings of the trained run, with overrides checked and explained as those of ``lvmzoo train``."""
     plain = experiment_to_plain(adaptation(read_experiment(folder), str(Path(folder)), everything))
+    plain["output"] = str(Path(folder).parent)  # not where somebody else's run says
     choices = [{f"override /{group}": name} for group, name in _CHOICES.items()]
     content = {"defaults": [{"override /model": plain["model"]["name"]}, *choices], **plain}
     with tempfile.TemporaryDirectory() as configs:

@@ -23,6 +23,7 @@ from lvmzoo.data.trials import Session, Trials
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings
 from lvmzoo.given import Activity, Behavior, check_units, each_trial, like, one, read
+from lvmzoo.given_config import built
 from lvmzoo.inferred import Inferred, infer
 from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
@@ -32,7 +33,6 @@ from lvmzoo.models.base import Communicates, Connects, Decodes, Scores
 from lvmzoo.online import Online
 from lvmzoo.run import Run, load_run
 from lvmzoo.train import readouts, train
-from lvmzoo.wrong_config import typed
 
 __all__ = ["Estimator", "load"]
 
@@ -127,9 +127,9 @@ class Estimator:
         """
         recordings = self._read(X, y)
         experiment = Experiment(
-            model=_build(registry.get(self.model).config, "model", self._config),
+            model=built(registry.get(self.model).config, "model", self._config),
             data=self._data_config(),
-            trainer=_build(TrainerConfig, "trainer", self.trainer or {}),
+            trainer=built(TrainerConfig, "trainer", self.trainer or {}),
             logger=LoggerConfig(),
             seed=self.seed,
         )
@@ -341,8 +341,8 @@ class Estimator:
 
     def _data_config(self) -> DataConfig:
         given = dict(self.data or {})
-        split = _build(SplitConfig, "data.split", given.pop("split", {"validation": 0.0, "test": 0.0}))
-        return _build(DataConfig, "data", {"bin_width_s": self.bin_width_s, **given, "split": split})
+        split = built(SplitConfig, "data.split", given.pop("split", {"validation": 0.0, "test": 0.0}))
+        return built(DataConfig, "data", {"bin_width_s": self.bin_width_s, **given, "split": split})
 
     def _trials(self, X: Activity, y: Behavior | None = None) -> Trials:
         """Return new data as the fitted model expects them: in the layout of their session, else of the first."""
@@ -380,15 +380,6 @@ def load(folder: str | Path) -> Estimator:
     estimator.run_ = run
     estimator.n_features_in_ = next(iter(run.model.layouts.values())).n_units
     return estimator
-
-
-def _build(cls: type, where: str, given: Mapping[str, Any]) -> Any:
-    """Build a config dataclass; unknown fields and values of a wrong type are errors that name what there is."""
-    fields = {f.name for f in dataclasses.fields(cls)}
-    for name in given:
-        if name not in fields:
-            raise unknown(f"field of {where}", name, fields)
-    return cls(**typed(cls, given, where))
 
 
 def _already(values: Tensor) -> Callable[[Batch], Tensor]:

@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from lvmzoo import registry
 from lvmzoo.batch import Layout
 from lvmzoo.checkpoint import write_bytes
 from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, TrainerConfig
+from lvmzoo.config_files import check_file
 from lvmzoo.data.trials import Session
 from lvmzoo.errors import UserError
 from lvmzoo.findings import Claim, Findings
+from lvmzoo.given_config import built
 from lvmzoo.metrics.base import Score
 from lvmzoo.metrics.decode import Decoder, decoder_from_state
 from lvmzoo.models.base import Model
+from lvmzoo.run_files import read_json, read_tensors, rebuilding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,10 +117,10 @@ def load_run(folder: str | Path) -> Run:
 
     folder = Path(folder)
     try:
-        description = json.loads((folder / "run.json").read_text())
-        state = load_file(folder / "model.safetensors")
-        tensors = load_file(folder / "readouts.safetensors")
-        rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
+        description = read_json(folder / "run.json")
+        state = read_tensors(folder / "model.safetensors")
+        tensors = read_tensors(folder / "readouts.safetensors")
+        rows: list[dict[str, Any]] = read_json(folder / "metrics.json")
         history = pd.read_csv(folder / "history.csv")
     except FileNotFoundError as error:
         raise UserError(
@@ -126,31 +128,34 @@ def load_run(folder: str | Path) -> Run:
             "A run folder holds run.json, model.safetensors, readouts.safetensors, metrics.json and history.csv.",
             "Give the folder that `lvmzoo train` printed, or continue an interrupted run with resume=FOLDER.",
         ) from error
-    except (json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"The run in {folder} cannot be read: {error}.", "One of its files is damaged.", "Train it again."
         ) from error
-    if description.get("format", 0) > FORMAT:
-        raise UserError(
-            f"The run in {folder} has format {description['format']}, written by lvmzoo "
-            f"{description['facts'].get('versions', {}).get('lvmzoo', 'of a later release')}.",
-            f"This release reads formats up to {FORMAT}.",
-            "Update lvmzoo: pip install --upgrade lvmzoo.",
-        )
-    entry = registry.get(description["model"])
-    layouts = [Layout.from_json(plain) for plain in description["layouts"]]
-    experiment = read_experiment(folder)
-    model = entry.model(entry.config(**description["config"]), layouts)
-    if experiment.trainer.precision == "64":
-        model.double()
-    model.load_state_dict(state)
-    model.eval()
-    decoders = {}
-    for number, plain in description["readouts"].items():
-        arrays = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.split("/")[0] == number}
-        decoders[plain["session"], plain["name"]] = decoder_from_state(plain, arrays)
-    scores = [Score(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
-    facts, findings = description["facts"], read_findings(folder)
+    experiment, findings = read_experiment(folder), read_findings(folder)
+    with rebuilding(folder):
+        if description.get("format", 0) > FORMAT:
+            raise UserError(
+                f"The run in {folder} has format {description['format']}, written by lvmzoo "
+                f"{description['facts'].get('versions', {}).get('lvmzoo', 'of a later release')}.",
+                f"This release reads formats up to {FORMAT}.",
+                "Update lvmzoo: pip install --upgrade lvmzoo.",
+            )
+        entry = registry.get(description["model"])
+        layouts = [Layout.from_json(plain) for plain in description["layouts"]]
+        model = entry.model(built(entry.config, "model", description["config"]), layouts)
+        if experiment.trainer.precision == "64":
+            model.double()
+        model.load_state_dict(state)
+        model.eval()
+        decoders = {}
+        for number, plain in description["readouts"].items():
+            arrays = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.split("/")[0] == number}
+            decoders[plain["session"], plain["name"]] = decoder_from_state(plain, arrays)
+        scores = [Score(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
+        facts = dict(description["facts"])
     return Run(model, entry, experiment, None, scores, history, folder, facts, decoders, findings)
 
 
@@ -162,16 +167,14 @@ def experiment_to_plain(experiment: Experiment) -> dict[str, Any]:
 def experiment_from_plain(plain: Mapping[str, Any]) -> Experiment:
     """Build an experiment from what ``experiment_to_plain`` returned."""
     entry = registry.get(plain["model"]["name"])
-    data = dict(plain["data"])
-    return Experiment(
-        **{
-            **plain,
-            "model": entry.config(**plain["model"]),
-            "data": DataConfig(**{**data, "split": SplitConfig(**data["split"])}),
-            "trainer": TrainerConfig(**plain["trainer"]),
-            "logger": LoggerConfig(**plain["logger"]),
-        }
-    )
+    split = built(SplitConfig, "data.split", plain["data"]["split"])
+    parts = {
+        "model": built(entry.config, "model", plain["model"]),
+        "data": built(DataConfig, "data", {**plain["data"], "split": split}),
+        "trainer": built(TrainerConfig, "trainer", plain["trainer"]),
+        "logger": built(LoggerConfig, "logger", plain["logger"]),
+    }
+    return Experiment(**{**plain, **parts})
 
 
 def write_experiment(experiment: Experiment, folder: Path) -> None:
@@ -188,9 +191,10 @@ def read_experiment(folder: str | Path) -> Experiment:
             "A run folder holds config.yaml.",
             "Give the folder that `lvmzoo train` printed; runs lie in runs/ unless output=… says otherwise.",
         )
+    check_file(path)
     try:
         return experiment_from_plain(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path} cannot be read: {reason}.",
@@ -260,7 +264,9 @@ def read_findings(folder: Path) -> dict[str, Findings]:
     if not path.is_file():
         return {}
     try:
-        return {session: Findings.from_json(plain) for session, plain in json.loads(path.read_text()).items()}
+        return {session: Findings.from_json(plain) for session, plain in read_json(path).items()}
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read: {error}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from omegaconf.errors import (
 from lvmzoo.errors import UserError, nearest, unknown
 from lvmzoo.fields import describe_fields
 
-__all__ = ["bad_yaml", "explain", "missing", "not_a_field", "typed"]
+__all__ = ["bad_yaml", "explain", "missing", "not_a_field", "wrong_type"]
 
 WORDS = {  # what a type is to a user, and how a value of it is written
     "int": ("a whole number", "10"),
@@ -185,44 +185,12 @@ def _omegaconf(link: OmegaConfBaseException, error: BaseException, overrides: Se
     if isinstance(link, ConfigAttributeError | ConfigKeyError) and isinstance(parent, DictConfig):
         return not_a_field(key, parent)
     if isinstance(link, ValidationError):
-        return _wrong_type(key, source, link)
+        return wrong_type(key, source, link)
     return UserError(f"{source} is not possible.", f"{str(link).splitlines()[0]}.", "`lvmzoo train --help` helps.")
 
 
-def typed(config: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return settings that were given in Python as the types that the fields of a config have.
-
-    NumPy's numbers and arrays become plain ones.
-
-    Raises
-    ------
-    UserError
-        For a value of another type.
-    """
-    node = OmegaConf.structured(config)
-    OmegaConf.set_readonly(node, False)
-    plain: dict[str, Any] = {name: _without_numpy(value) for name, value in given.items()}
-    for name, value in plain.items():
-        if dataclasses.is_dataclass(value):
-            continue
-        try:
-            node[name] = value
-        except ValidationError as error:
-            raise _wrong_type(f"{where}.{name}", f"{where}.{name}={value}", error) from error
-        plain[name] = OmegaConf.to_container(node[name]) if OmegaConf.is_config(node[name]) else node[name]
-    return plain
-
-
-def _without_numpy(value: Any) -> Any:
-    """Return plain numbers and lists for NumPy's, within mappings and lists, too."""
-    if isinstance(value, Mapping):
-        return {key: _without_numpy(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_numpy(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _wrong_type(key: str, source: str, link: ValidationError) -> UserError:
+def wrong_type(key: str, source: str, link: ValidationError) -> UserError:
+    """Return the error for a value of another type than the field of a config has; ``source`` says where it stands."""
     name = re.sub(r"\[\d+\]$", "", key)
     owner: Any = link.object_type
     if not dataclasses.is_dataclass(owner) and link.parent_node is not None:  # an item of a list
