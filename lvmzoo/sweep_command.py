@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +30,15 @@ from lvmzoo.run import experiment_to_plain
 from lvmzoo.store import load, parse, to_experiment
 from lvmzoo.sweep_end import conclude
 from lvmzoo.sweep_folder import KEPT, Sweep, job_path, outcomes_in, read_outcome, stopped_by, write_outcome
-from lvmzoo.sweep_job import run_job
+from lvmzoo.sweep_job import attempt, run_job, train_job
 from lvmzoo.sweep_watch import watching
 from lvmzoo.train_command import call_hydra
 
 __all__ = ["run"]
 
 GRID, SEARCH = "BasicSweeper", "OptunaSweeper"  # of Hydra: every combination; values that a search draws
+SEVERAL = "JoblibLauncher"  # at a time, on one machine
+FIRST_TASK_S = 300.0  # that the other tasks of a job wait for the first one
 _here: int | None = None  # the process that runs the sweep and gets its signals
 
 
@@ -60,6 +63,8 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     folds = _all_folds(composed)
     _refuse_processes(composed)
     jobs = _jobs(composed, [*options.overrides, *folds])
+    if composed.hydra.launcher._target_.endswith(SEVERAL) and composed.trainer.threads is None:
+        arguments = [*arguments, "trainer.threads=1"]  # threads of several runs would wait for each other
     sweep = Sweep(Path(composed.output), arguments, jobs)
     quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
     extra = [*folds, f"hydra.sweep.dir='{quoted}'"]
@@ -69,6 +74,13 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
         with _stoppable(sweep), watching(sweep, composed.hydra.sweeper.get("n_trials")):
             call_hydra([*arguments, *extra], _job)
     except UserError as error:
+        cause = error.__cause__
+        if cause is not None and not type(cause).__module__.startswith(("hydra.", "omegaconf", "yaml", "lvmzoo")):
+            raise UserError(
+                f"The launcher failed: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
+                f"What became of each job stands in {sweep.folder}; jobs on other machines may still run.",
+                f"Look into its logs ({sweep.folder}/.submitit for submitit), or use hydra/launcher=basic.",
+            ) from error
         if sweep.started and jobs is None and not any("objective" in outcome for outcome in outcomes_in(sweep.folder)):
             raise UserError(
                 "No run of the search has anything to minimize.",
@@ -162,14 +174,20 @@ def _job(composed: DictConfig) -> float | str:
     """
     settings = HydraConfig.get()
     folder, number = Path(settings.sweep.dir), int(settings.job.num)
+    tasks, task = int(settings.launcher.get("tasks_per_node", 1)), int(os.environ.get("SLURM_PROCID", "0"))
+    if tasks > 1 and task > 0:
+        return _beside(composed, folder, number)
     with _undisturbed():
-        outcome = _outcome(composed, folder, number, [str(word) for word in settings.overrides.task])
+        outcome = _outcome(composed, folder, number, [str(word) for word in settings.overrides.task], tasks)
     objective = outcome.get("objective")
     return str(outcome["status"]) if objective is None else float(objective)
 
 
-def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[str]) -> dict[str, Any]:
-    """Run a job, unless the same was done before or another process is at it; return what became of it."""
+def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[str], tasks: int) -> dict[str, Any]:
+    """Run a job, unless the same was done before or another process is at it; return what became of it.
+
+    The first of several tasks of a job, each a device of one run, does so where the launcher put it.
+    """
     path, asked = job_path(folder, number), lambda: stopped_by(folder)
     lock = FileLock(folder / f".job-{number}.lock")
     try:
@@ -190,12 +208,28 @@ def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[st
         same = earlier.get("settings") == outcome["settings"]
         if (same and earlier["status"] in KEPT) or asked() is not None:
             return earlier
-        outcome["status"] = "running"
+        outcome |= {"status": "running", "continued": same}
         write_outcome(folder, outcome)
-        run_job(experiment, folder, outcome, asked, continued=same)
+        if tasks > 1:
+            attempt(experiment, folder, outcome)
+        else:
+            run_job(experiment, folder, outcome, asked)
         return read_outcome(path)
     finally:
         lock.release()
+
+
+def _beside(composed: DictConfig, folder: Path, number: int) -> str:
+    """Train as a further task of a job, in step with the first one, which says whether and how."""
+    until = time.monotonic() + FIRST_TASK_S
+    while time.monotonic() < until:
+        outcome = read_outcome(job_path(folder, number))
+        if outcome["status"] != "queued":
+            break
+        time.sleep(1)
+    if outcome["status"] == "running":
+        train_job(to_experiment(composed), folder, outcome, [])
+    return str(outcome["status"])
 
 
 def _decided_by(experiment: Experiment) -> str:

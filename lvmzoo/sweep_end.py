@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from lvmzoo.compare_command import COMPARED, name_undone, present
 from lvmzoo.sweep_folder import KEPT, Sweep, outcomes_in
 
 __all__ = ["conclude", "counted"]
+
+OFFLINE = "*/wandb/offline-run-*"
 
 
 def conclude(sweep: Sweep, command: str) -> None:
@@ -25,6 +28,8 @@ def conclude(sweep: Sweep, command: str) -> None:
     present(sweep.folder, [outcome for outcome in outcomes if outcome["status"] in COMPARED])
     name_undone(outcomes)
     print(f"Sweep: {sweep.folder}, {counted(outcomes)}")
+    if any(sweep.folder.glob(OFFLINE)):
+        print(f"Send the histories to wandb: wandb sync {shlex.quote(str(sweep.folder))}/{OFFLINE}")
     if sweep.jobs and any(outcome["status"] not in KEPT for outcome in outcomes):
         print(f"Run the rest: {command}", file=sys.stderr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,12 +131,10 @@ class Sweep:
         return int(any(outcome["status"] not in KEPT for outcome in outcomes_in(self.folder)))
 
     def close(self) -> None:
-        """Let others continue the sweep; a folder in which nothing was started goes away."""
+        """Let others continue the sweep; a folder in which nothing was started, by no launcher either, goes away."""
         self._lock.release()
-        if not self.started and not self.continued:
-            for path in self.folder.iterdir():
-                path.unlink()
-            self.folder.rmdir()
+        if not (self.started or self.continued or any(path.is_dir() for path in self.folder.iterdir())):
+            shutil.rmtree(self.folder)
 
 
 def _deciding(words: Sequence[str]) -> list[str]:

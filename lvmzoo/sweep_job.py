@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -26,7 +26,7 @@ from lvmzoo.sweep_folder import job_path, live_path, read_outcome, write_outcome
 if TYPE_CHECKING:
     from lvmzoo.run import Run
 
-__all__ = ["attempt", "run_job"]
+__all__ = ["attempt", "run_job", "train_job"]
 
 GRACE_S = 30.0  # that a job has to save and end after a signal
 POLL_S = 0.2
@@ -35,30 +35,23 @@ PRELOADED = ["lvmzoo.train", "lvmzoo.report.page"]  # once in a process from whi
 logger = logging.getLogger("lvmzoo")
 
 
-def run_job(
-    experiment: Experiment,
-    folder: Path,
-    outcome: dict[str, Any],
-    asked: Callable[[], int | None],
-    *,
-    continued: bool = False,
-) -> None:
+def run_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], asked: Callable[[], int | None]) -> None:
     """Train in a process of its own, and write into the folder of the sweep what became of it.
 
     Parameters
     ----------
     experiment : what to run.
     folder : of the sweep.
-    outcome : what is known of the job: its number, overrides and command.
+    outcome : what is known of the job: its number, overrides, and whether it is "continued": then it goes on from the
+        checkpoint that an earlier attempt left, if there is one.
     asked : the number of the signal that the job is to end by; None as long as it may go on.
-    continued : go on from the checkpoint that an earlier attempt at the same run left, if there is one.
     """
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(kind)
     if kind == "forkserver":
         context.set_forkserver_preload(PRELOADED)
     began = time.monotonic()
-    process = context.Process(target=_work, args=(experiment, folder, outcome, continued))
+    process = context.Process(target=_work, args=(experiment, folder, outcome))
     try:
         process.start()
         reason = _wait(process, experiment.time_limit_s, asked)
@@ -109,7 +102,7 @@ def _cause(code: int | None, log: Path) -> str:
     return f"{reason} {log.name} ends with: {last}" if last else reason
 
 
-def _work(experiment: Experiment, folder: Path, outcome: dict[str, Any], continued: bool) -> None:
+def _work(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> None:
     """Train, in the process of the job; what it prints goes to job-N.log."""
     number = outcome["job"]
     if hasattr(os, "setpgid"):
@@ -119,20 +112,23 @@ def _work(experiment: Experiment, folder: Path, outcome: dict[str, Any], continu
     os.dup2(log, 2)
     faulthandler.enable()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    attempt(experiment, folder, outcome, continued=continued)
+    attempt(experiment, folder, outcome)
 
 
-def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any], *, continued: bool = False) -> None:
+def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> None:
     """Train in this process, and write what became of it; parameters as of ``run_job``."""
+    from lvmzoo.learners.sweeping import Pruned, Pruning, Told
+
     number = outcome["job"]
     live = _Live(live_path(folder, number))
     logger.addHandler(live)
     began = time.perf_counter()
     try:
-        finished = _trained(experiment, folder, number, live, continued)
+        callbacks: list[Any] = [Told(live.say)]
+        if experiment.prune:
+            callbacks.append(Pruning(experiment, folder))
+        finished = train_job(experiment, folder, outcome, callbacks)
     except Exception as error:
-        from lvmzoo.learners.sweeping import Pruned
-
         if isinstance(error, Pruned):
             outcome |= {"status": "pruned", "code": 0, "error": [str(error)], "objective": error.objective}
         else:
@@ -155,14 +151,14 @@ def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any], *, co
     write_outcome(folder, outcome)
 
 
-def _trained(experiment: Experiment, folder: Path, number: int, live: _Live, continued: bool) -> Run:
-    from lvmzoo.learners.sweeping import Pruning, Told
+def train_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], callbacks: Sequence[Any]) -> Run:
+    """Train into the folder of the sweep, or go on from what an earlier attempt left there."""
     from lvmzoo.train import train
 
+    number = outcome["job"]
     experiment = replace(experiment, trainer=replace(experiment.trainer, progress=True))
-    callbacks = [Told(live.say), *([Pruning(experiment, folder)] if experiment.prune else [])]
     left = sorted(folder.glob(f"job-{number}-*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if continued and left:
+    if outcome["continued"] and left:
         try:
             return train(replace(experiment, resume=str(left[-1].parents[1])), callbacks=callbacks)
         except UserError as error:  # damaged, or of other data: it is not to be continued

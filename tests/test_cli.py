@@ -60,7 +60,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Experiment], N
         module.train = stand_in
         monkeypatch.setitem(sys.modules, "lvmzoo.train", module)
         # A stand-in does not reach other processes.
-        here = lambda experiment, folder, outcome, *_, **__: sweep_job.attempt(experiment, folder, outcome)  # noqa: E731
+        here = lambda experiment, folder, outcome, _: sweep_job.attempt(experiment, folder, outcome)  # noqa: E731
         monkeypatch.setattr("lvmzoo.sweep_command.run_job", here)
         return asked
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 PLUGIN = Path(__file__).parent / "faulty_plugin.py"
@@ -109,8 +110,30 @@ def test_a_signal_ends_the_sweep_in_time(place: Path, number: int, code: int, la
         time.sleep(0.2)
     sent = time.monotonic()
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-    out, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == code, err
     assert time.monotonic() - sent < 40  # of which up to 30 s are the run's, to save
     assert outcomes(place)[1]["status"] == "stopped"
     assert "Run the rest" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_slurm_runs_one_trial_a_job_with_all_its_processes(place: Path, processes: int) -> None:
+    commands, state = place / "bin", place / "state"
+    commands.mkdir()
+    state.mkdir()
+    for name in ("sbatch", "srun", "sacct", "scancel", "scontrol"):
+        command = commands / name
+        command.write_text((Path(__file__).parent / "fake_slurm.py").read_text())
+        command.chmod(0o755)
+    launcher = "slurm" if processes == 1 else "slurm_gpus"
+    words = [f"hydra/launcher={launcher}", "trainer.accelerator=cpu", f"trainer.devices={processes}", "report=false"]
+    environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "FAKE_SLURM": str(state)}
+    command = [sys.executable, "-m", "lvmzoo.cli", "train", "-m", "model=lds", *TINY, *words, "seed=0,1"]
+    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False, timeout=550)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs done" in done.stdout
+    assert len(list(place.glob("runs/sweep-*/job-*-lds"))) == 2
+    with np.load(next(place.glob("runs/sweep-*/job-0-lds/latents.npz"))) as latents:
+        assert all(np.isfinite(latents[name]).all() for name in latents.files)
