@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -18,11 +17,13 @@ from lvmzoo import sweep_table
 from lvmzoo.commands import console_of_width
 from lvmzoo.comparison import compare
 from lvmzoo.comparison_settings import words_of
+from lvmzoo.config_files import check_file
 from lvmzoo.errors import UserError, nearest
 from lvmzoo.run import new_folder
+from lvmzoo.run_files import read_json
 from lvmzoo.sweep_folder import outcomes_in
 
-__all__ = ["COMPARED", "name_undone", "present", "run"]
+__all__ = ["COMPARED", "name_undone", "own_words", "present", "run"]
 
 COMPARED = ("done", "failed", "diverged", "stopped")  # what a table of a sweep has lines for
 RUN_FILES = ("run.json", "config.yaml", "metrics.json")
@@ -78,14 +79,21 @@ def present(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
 def name_undone(outcomes: Sequence[Mapping[str, Any]]) -> None:
     """Print on standard error which jobs failed or were stopped, and why."""
     undone = [outcome for outcome in outcomes if outcome["status"] in ("failed", "diverged", "stopped")]
+    own = own_words(outcomes)
     table = Table(box=None, pad_edge=False)
     for heading in ("job", "status", "settings", "why"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "status"))
     for outcome in undone:
         reason = " ".join(line.strip() for line in outcome["error"]).removeprefix("Error: ")
-        table.add_row(*map(Text, (str(outcome["job"]), outcome["status"], " ".join(outcome["overrides"]), reason)))
+        table.add_row(*map(Text, (str(outcome["job"]), outcome["status"], own[outcome["job"]], reason)))
     if undone:
         console_of_width(stderr=True).print(table)
+
+
+def own_words(outcomes: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Return for each job the overrides that not all of them have."""
+    shared = set.intersection(*(set(outcome["overrides"]) for outcome in outcomes)) if len(outcomes) > 1 else set()
+    return {o["job"]: " ".join(word for word in o["overrides"] if word not in shared) for o in outcomes}
 
 
 def _existing(source: str) -> Path:
@@ -184,9 +192,11 @@ def _target(folders: Sequence[Path], out: str | None, alone: bool) -> Path:
 
 def _read(path: Path) -> Any:
     try:
-        text = path.read_text()
-        return yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        if path.suffix != ".yaml":
+            return read_json(path)
+        check_file(path)
+        return yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
         raise _damaged(path, error) from error
 
 

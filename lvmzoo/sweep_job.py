@@ -48,6 +48,8 @@ def run_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], asked
     """
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(kind)
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method(kind, force=True)  # joblib's workers name one that no other process knows
     if kind == "forkserver":
         context.set_forkserver_preload(PRELOADED)
     began = time.monotonic()

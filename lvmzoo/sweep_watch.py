@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lvmzoo.compare_command import own_words
 from lvmzoo.comparison import compare
 from lvmzoo.sentences import duration
 from lvmzoo.sweep_end import counted
@@ -47,6 +48,7 @@ class _Watch:
     def __init__(self, sweep: Sweep, total: int | None) -> None:
         self._sweep = sweep
         self._total = total
+        self._own = own_words([{"job": number, "overrides": words} for number, words in enumerate(sweep.jobs or ())])
         self._began = time.monotonic()
         self._ended: dict[int, dict[str, Any]] = {}
         self._running: list[int] = []
@@ -113,13 +115,15 @@ class _Watch:
         """Return the line of a running job."""
         path = live_path(self._sweep.folder, number)
         text = path.read_text() if path.exists() else "starting"
-        words = read_outcome(job_path(self._sweep.folder, number))["overrides"]
-        return f"  job {number} {' '.join(words)}: {text}"
+        return f"  job {number} {self._words(read_outcome(job_path(self._sweep.folder, number)))}: {text}"
+
+    def _words(self, outcome: Mapping[str, Any]) -> str:
+        """Return what tells a job from the others."""
+        return self._own.get(outcome["job"]) or " ".join(outcome["overrides"])
 
     def _line(self, outcome: Mapping[str, Any]) -> str:
         """Return the line of a job that ended."""
-        words = " ".join(outcome["overrides"])
         seconds = f" after {duration(outcome['seconds'])}" if "seconds" in outcome else ""
         why = f": {outcome['error'][0].removeprefix('Error: ')}" if outcome["error"] else ""
         place = f"{len(self._ended)} of {self._jobs}{self._left()}"
-        return f"Job {outcome['job']} {outcome['status']}{seconds} ({place}): {words}{why}"
+        return f"Job {outcome['job']} {outcome['status']}{seconds} ({place}): {self._words(outcome)}{why}"
