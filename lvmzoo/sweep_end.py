@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from lvmzoo.compare_command import COMPARED, name_undone, present
 from lvmzoo.sweep_folder import KEPT, Sweep, outcomes_in
 
@@ -27,6 +29,11 @@ def conclude(sweep: Sweep, command: str) -> None:
     outcomes = outcomes_in(sweep.folder)
     present(sweep.folder, [outcome for outcome in outcomes if outcome["status"] in COMPARED])
     name_undone(outcomes)
+    best = sweep.folder / "optimization_results.yaml"  # written by Optuna's sweeper
+    if best.is_file():
+        found = yaml.safe_load(best.read_text())
+        words = " ".join(f"{name}={value}" for name, value in found["best_params"].items())
+        print(f"Best of the search: {words} (objective {found['best_value']:.5g})")
     print(f"Sweep: {sweep.folder}, {counted(outcomes)}")
     if any(sweep.folder.glob(OFFLINE)):
         print(f"Send the histories to wandb: wandb sync {shlex.quote(str(sweep.folder))}/{OFFLINE}")

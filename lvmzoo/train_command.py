@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["call_hydra", "print_answers", "run", "train_and_print"]
 
-GROUPS = ("model", "data", "trainer", "logger", "experiment")
+GROUPS = ("model", "data", "trainer", "logger", "sweep", "experiment")
 HELP = """\
 [bold]lvmzoo train[/bold] [OVERRIDES] [--config-dir DIR] [-m]
 
@@ -43,7 +43,8 @@ Fits a model to a recording, scores it, and writes a run folder with report.html
   lvmzoo train experiment=reach_lds                     a whole experiment from configs/experiment
   lvmzoo train --config-dir DIR experiment=mine         one of your own, DIR/experiment/mine.yaml
   lvmzoo train -m model=lds,contrastive seed=0,1        a sweep of four runs
-  lvmzoo train -m hydra/launcher=joblib seed=0,1,2,3    several at a time
+  lvmzoo train -m hydra/launcher=laptop seed=0,1,2,3    several at a time; again: what is not done
+  lvmzoo train -m sweep=lfads data=nwb data.path=FILE.nwb    a search with settings worth trying
   lvmzoo train resume=RUN_FOLDER                        continue a run that was stopped
 """
 FLAGS = """\

@@ -67,7 +67,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> UserError:
         return _not_deletable(found[1])
     if "Could not override" in text or "No match in the defaults list" in text:
         key = re.findall(r"'([^']+)'", text)[0]
-        return unknown("config group", key.split("@")[0], ["data", "experiment", "logger", "model", "trainer"])
+        return unknown("config group", key.split("@")[0], ["data", "experiment", "logger", "model", "sweep", "trainer"])
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return UserError(
         f"The configuration cannot be composed: {first}",
