@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 LVMZOO := .venv/bin/lvmzoo
 NAME ?=
 
-.PHONY: help setup train test lint bench results clean
+.PHONY: help setup train test lint audit fuzz bench results clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,12 @@ lint: .venv/.stamp ## ruff and mypy
 	@$(PYTHON) -m ruff check -q .
 	@$(PYTHON) -m ruff format -q --check .
 	@$(PYTHON) -m mypy --no-error-summary
+
+audit: .venv/.stamp ## look for insecure code, and for known holes in the packages of the lock (needs a network)
+	@$(PYTHON) scripts/audit.py
+
+fuzz: .venv/.stamp ## the property-based tests of configs and arrays, with 20 times as many examples
+	@OMP_NUM_THREADS=1 LVMZOO_FUZZ=20 $(PYTHON) -m pytest -q --timeout 7200 tests/test_fuzz.py
 
 bench: .venv/.stamp-bench ## compare with peers (NAME=lds for one), write benchmarks.json and RESULTS.md
 	@$(PYTHON) scripts/claims.py benchmarks $(NAME)

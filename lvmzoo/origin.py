@@ -55,7 +55,13 @@ def begun(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
     if not path.exists() and not previous_of(path).exists():
         return None
     state = read_checkpoint(path)
-    stored = state["origin"]
+    stored = state.get("origin")
+    if not (isinstance(stored, dict) and {"version", "config", "data"} <= set(stored)):
+        raise UserError(
+            f"The checkpoint in {path.parent} is not one of a run.",
+            "A checkpoint says with what release, settings and data its run began.",
+            "Start the run anew, without resume.",
+        )
     if stored["version"] != _version():
         raise UserError(
             f"The run in {folder} was begun with lvmzoo {stored['version']}; this is lvmzoo {_version()}.",

@@ -1,25 +1,31 @@
 """What the zoo holds: entries that models register themselves, found without a list of them.
 
 Modules under ``lvmzoo.models`` are imported on the first look-up; third-party models come through the entry-point
-group ``lvmzoo.models``, each entry point naming a module that calls :func:`register`. A plugin that fails to import is
-remembered with its reason and harms nothing else.
+group ``lvmzoo.models``, each entry point naming a module that calls :func:`register`. A plugin that cannot be imported,
+or whose models are none, is remembered with its reason and harms nothing else; ``LVMZOO_PLUGINS=off`` leaves all out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import inspect
+import os
 import pkgutil
+import re
+import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lvmzoo.errors import unknown
+from lvmzoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from lvmzoo.batch import Layout
@@ -82,8 +88,10 @@ class Entry:
     @property
     def summary(self) -> str:
         """First line of the model's docstring."""
-        return (inspect.getdoc(self.model) or "").splitlines()[0]
+        return (inspect.getdoc(self.model) or "").partition("\n")[0]
 
+
+SLOW_S = 10.0  # that the import of a plugin may take before it is named
 
 _entries: dict[str, Entry] = {}
 _broken: dict[str, str] = {}
@@ -108,17 +116,71 @@ def _place(model: type[Model]) -> tuple[str, str]:
 def _discover() -> None:
     import lvmzoo.models as models
 
+    wanted = os.environ.get("LVMZOO_PLUGINS", "on")
+    if wanted not in ("on", "off"):
+        raise UserError(
+            f"The environment variable LVMZOO_PLUGINS is '{wanted}'.",
+            "It is on or off.",
+            "Set LVMZOO_PLUGINS=off, or unset it.",
+        )
     for module in pkgutil.walk_packages(models.__path__, prefix="lvmzoo.models."):
         importlib.import_module(module.name)
-    for point in importlib.metadata.entry_points(group="lvmzoo.models"):
+    if wanted == "on":
+        for point in importlib.metadata.entry_points(group="lvmzoo.models"):
+            _load(point)
+
+
+def _load(point: Any) -> None:
+    """Import a plugin; if it fails, none of its models stays."""
+    before, began = dict(_entries), time.monotonic()
+    with _telling_if_slow(point.name):
         try:
             point.load()
-        except Exception as error:  # a plugin may raise anything; it is reported and must harm nothing else
-            withdraw(point.name, f"{type(error).__name__}: {error}")
+            for name, entry in _entries.items():
+                if before.get(name) is not entry:
+                    _check(name, entry, replaces=name in before)
+        except (Exception, SystemExit) as error:  # a plugin may raise anything
+            _entries.clear()
+            _entries.update(before)
+            withdraw(f"{point.name}" if point.name not in before else f"{point.name} ({point.value})", _said(error))
+    if (seconds := time.monotonic() - began) > SLOW_S:
+        warnings.warn(f"Plugin '{point.name}' took {seconds:.0f} s to import ({point.value}).", stacklevel=3)
+
+
+@contextlib.contextmanager
+def _telling_if_slow(name: str) -> Iterator[None]:
+    said = f"Plugin '{name}' is being imported for {SLOW_S:g} s; LVMZOO_PLUGINS=off leaves plugins out."
+    timer = threading.Timer(SLOW_S, lambda: print(f"Warning: {said}", file=sys.stderr))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _check(name: str, entry: Entry, replaces: bool) -> None:
+    """Raise TypeError or ValueError for what no command could list or fit."""
+    from lvmzoo.models.base import Model
+
+    if replaces:
+        raise ValueError(f"it takes the place of the model '{name}'")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", entry.name):  # it goes into the names of folders and choices
+        raise ValueError(f"the name '{entry.name}' is not lower case letters, digits and underscores")
+    if not (inspect.isclass(entry.model) and issubclass(entry.model, Model)):
+        raise TypeError(f"{entry.model!r} is no subclass of lvmzoo.models.base.Model")
+    if not (isinstance(entry.family, Family) and isinstance(entry.reference, Reference)):
+        raise TypeError(f"the family of '{entry.name}' is no Family, or its reference no Reference")
+    if not entry.summary:
+        raise ValueError(f"{entry.model.__name__} has no docstring")
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def withdraw(name: str, reason: str) -> None:
-    """Take a plugin out of the zoo, with a warning, and remember why."""
+    """Take a plugin, and the model of its name if it has one, out of the zoo, with a warning, and remember why."""
     _entries.pop(name, None)
     _broken[name] = reason
     warnings.warn(f"Plugin '{name}' could not be loaded ({reason}).", stacklevel=3)

@@ -7,6 +7,7 @@ Python.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,9 +46,14 @@ def group_options(group: str) -> list[str]:
 
 def fill_store() -> None:
     """Store the experiment's and every model's dataclass, so that YAML and overrides are checked against types."""
+    _fill(tuple(registry.entries().items()))
+
+
+@functools.lru_cache(maxsize=1)  # Hydra copies what is stored
+def _fill(entries: tuple[tuple[str, registry.Entry], ...]) -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="experiment", node=_open(Experiment))
-    for name, entry in registry.entries().items():
+    for name, entry in entries:
         try:
             node = _open(entry.config)
         except OmegaConfBaseException as error:

@@ -15,6 +15,7 @@ from lvmzoo.checkpoint import write_bytes
 from lvmzoo.comparison_settings import INCIDENTAL
 from lvmzoo.errors import UserError
 from lvmzoo.run import new_folder
+from lvmzoo.run_files import read_json
 
 __all__ = [
     "FINAL",
@@ -46,12 +47,15 @@ def live_path(folder: Path, number: int) -> Path:
 def read_outcome(path: Path) -> dict[str, Any]:
     """Return what became of a job; raises UserError for a file that is damaged."""
     try:
-        outcome: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        outcome: dict[str, Any] = read_json(path)
+        known = {"job": int(outcome["job"]), "code": int(outcome["code"]), "overrides": list(outcome["overrides"])}
+        return {"status": "failed" if outcome["code"] else "done"} | outcome | known
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} cannot be read: {error}.", "It is damaged.", "Remove it; the same sweep runs that job again."
+            f"{path} cannot be read: {' '.join(str(error).split())}.",
+            "It is damaged.",
+            "Remove it; the same sweep runs that job again.",
         ) from error
-    return {"status": "failed" if outcome["code"] else "done"} | outcome
 
 
 def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:

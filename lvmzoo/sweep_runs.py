@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from lvmzoo.batch import Layout, Variable
+from lvmzoo.data.safety import check_npz
+from lvmzoo.errors import UserError
 from lvmzoo.metrics.consistency import Embedded, aligned_consistency, consistency
+from lvmzoo.run_files import read_json
 
 __all__ = ["SavedRun", "between", "read_runs", "with_consistency"]
 
@@ -34,7 +36,8 @@ class SavedRun:
 
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "latents.npz") as stored:
+        check_npz(self.folder / "latents.npz")
+        with np.load(self.folder / "latents.npz", allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
 
     def latents(self, session: str) -> dict[str, np.ndarray]:
@@ -45,6 +48,13 @@ class SavedRun:
             for part, values in found.items()
             if values is not None and len(values) and np.isfinite(values).all()
         }
+
+    def trials(self, session: str, part: str = "test") -> list[np.ndarray]:
+        """Return the latents of each trial of a part, every bin of them."""
+        latents, trial = (self._arrays.get(f"{session}/{part}/{name}") for name in ("latents", "trial"))
+        if latents is None or trial is None or not len(latents):
+            return []
+        return np.split(latents.astype(np.float64), np.flatnonzero(np.diff(trial)) + 1)
 
     def labels(self, session: str, name: str, part: str = "test") -> np.ndarray | None:
         """Return a behavior variable (bin, channel), or None where the run has none of that name."""
@@ -75,12 +85,20 @@ def read_runs(outcomes: Sequence[Mapping[str, Any]]) -> dict[int, SavedRun]:
         folder = Path(outcome.get("folder", ""))
         if outcome["code"] or not (folder / "latents.npz").is_file() or not (folder / "run.json").is_file():
             continue
-        described = json.loads((folder / "run.json").read_text())
-        layouts = [Layout.from_json(plain) for plain in described["layouts"]]
+        described = read_json(folder / "run.json")
+        try:
+            layouts = [Layout.from_json(plain) for plain in described["layouts"]]
+            fingerprint = str(described["facts"].get("fingerprint", ""))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{folder / 'run.json'} cannot be read: {type(error).__name__} {error}.",
+                "It is damaged, or another release wrote it.",
+                "Leave the run out, or train it again.",
+            ) from error
         found[int(outcome["job"])] = SavedRun(
             int(outcome["job"]),
             folder,
-            str(described["facts"].get("fingerprint", "")),
+            fingerprint,
             {layout.session: layout for layout in layouts},
             any(re.fullmatch(r"data\.shift_behavior=\d+", word) for word in outcome["overrides"]),
         )

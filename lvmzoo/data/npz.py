@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lvmzoo.batch import Observation
 from lvmzoo.config import DataConfig
 from lvmzoo.data.arrays import binned_recording, observation_of, signal_on_bins
 from lvmzoo.data.recording import Recording, unit_table
+from lvmzoo.data.safety import check_npz
 from lvmzoo.errors import UserError, unknown
 
 __all__ = ["read_npz"]
@@ -56,7 +58,7 @@ def read_npz(path: str | Path, config: DataConfig) -> Recording:
         values = values.reshape(-1, values.shape[2])
     else:
         shape = None
-        lengths = np.array([len(values)]) if lengths is None else lengths
+        lengths = np.array([len(values) if values.ndim else 0]) if lengths is None else lengths
     _check_shape(path, key, values, lengths)
     lengths = lengths.astype(np.int64)
     values, observation = observation_of(values)
@@ -82,7 +84,7 @@ def read_npz(path: str | Path, config: DataConfig) -> Recording:
         elif len(array) == len(lengths) > 1 and array.ndim == 1:
             columns[name] = array
     notes: tuple[str, ...] = (f"{path.name}: the activity is the array '{key}'.",)
-    bin_width_s = float(stored["bin_width_s"].reshape(-1)[0]) if "bin_width_s" in stored else config.bin_width_s
+    bin_width_s = _bin_width_s(path, stored["bin_width_s"]) if "bin_width_s" in stored else config.bin_width_s
     if "bin_width_s" not in stored:
         notes += (f"{path.name} does not say its bin width: data.bin_width_s={bin_width_s:g} is taken.",)
     observed = None
@@ -103,17 +105,20 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"There is no file '{path}'.", "data.path names an NWB or npz file.", "Check the path.")
     try:
+        with path.open("rb") as file:
+            single = file.read(6) == b"\x93NUMPY"
+        if single:
+            raise UserError(
+                f"'{path}' holds a single array.",
+                "An npz file holds named arrays.",
+                "Save it with np.savez(path, counts=counts).",
+            )
+        check_npz(path)
         with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise UserError(
-                    f"'{path}' holds a single array.",
-                    "An npz file holds named arrays.",
-                    "Save it with np.savez(path, counts=counts).",
-                )
             return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         pickled = "allow_pickle" in str(error)
         raise UserError(
             f"'{path}' cannot be read{': it holds Python objects' if pickled else f' ({error})'}.",
@@ -140,6 +145,16 @@ def _activity_key(path: Path, stored: Mapping[str, np.ndarray], signal: str | No
     )
 
 
+def _bin_width_s(path: Path, stored: np.ndarray) -> float:
+    if stored.size != 1 or stored.dtype.kind not in "iuf" or not 0 < stored.item() < np.inf:
+        raise UserError(
+            f"{path.name}: bin_width_s is {np.array2string(stored, threshold=5)}.",
+            "It is one positive number of seconds.",
+            "Write it as bin_width_s=0.02.",
+        )
+    return float(stored.item())
+
+
 def _numbered_regions(path: Path, sizes: np.ndarray, units: int) -> np.ndarray:
     """Return the region of each unit from the sizes of regions; raises UserError unless they add up."""
     if sizes.dtype.kind not in "iu" or sizes.ndim != 1 or sizes.min(initial=1) < 1 or sizes.sum() != units:
@@ -163,10 +178,12 @@ def _check_shape(path: Path, key: str, values: np.ndarray, lengths: np.ndarray) 
         lengths.dtype.kind not in "iu"
         or lengths.ndim != 1
         or lengths.min(initial=1) < 1
+        or lengths.max(initial=1) > len(values)
         or lengths.sum() != len(values)
     ):
+        total = lengths.sum() if lengths.dtype.kind in "iuf" else f"no number of ({lengths.dtype})"
         raise UserError(
-            f"{path.name}: trial_length_bins adds up to {lengths.sum()} bins and '{key}' has {len(values)}.",
+            f"{path.name}: trial_length_bins adds up to {total} bins and '{key}' has {len(values)}.",
             "The lengths of the trials are positive whole numbers and add up to the number of bins.",
             "Write the lengths of the trials whose bins are stored.",
         )
@@ -178,9 +195,9 @@ def _spread(
     """Put bins where their ``timestep`` says they were within the trial; the bins between were not observed."""
     total = int(lengths.sum())
     begin = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    step = timestep.astype(np.int64)
-    ascending = len(step) == total and bool((np.diff(step)[np.diff(begin) == 0] > 0).all())
-    if not ascending:
+    known = timestep.dtype.kind in "iuf" and timestep.shape == (total,) and bool((np.abs(timestep) < 2**53).all())
+    step = timestep.astype(np.int64) if known else np.zeros(total, dtype=np.int64)
+    if not (known and (np.diff(step)[np.diff(begin) == 0] > 0).all()):
         raise UserError(
             f"{path.name}: timestep does not ascend within each trial.",
             "timestep is the number of a bin within its trial, one for each bin.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import stat
 import warnings
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -12,7 +14,7 @@ import numpy as np
 from lvmzoo.data.stored import memory_bytes
 from lvmzoo.errors import UserError
 
-__all__ = ["check_hdf5"]
+__all__ = ["check_hdf5", "check_npz"]
 
 COMPRESSION = 1000  # no filter of HDF5 makes real data smaller by more than this
 LARGEST_EMPTY_BYTES = 8e9  # that a dataset may declare beyond that; arrays that wait for data are smaller
@@ -58,6 +60,41 @@ def check_hdf5(path: Path) -> None:
             "Every object of an HDF5 file must be readable.",
             "Copy it again from where it came.",
         ) from error
+
+
+def check_npz(path: Path) -> None:
+    """Refuse an npz file whose arrays do not have the sizes that they declare, or more than the memory holds.
+
+    NumPy asks for the memory of an array before it looks whether the values are there.
+
+    Raises
+    ------
+    UserError
+        Naming the array. Other errors are those of a file that is damaged.
+    """
+    whole = 0
+    with zipfile.ZipFile(path) as file:
+        for info in file.infolist():
+            name = info.filename.removesuffix(".npy")
+            with file.open(info) as member:
+                major, _ = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+                begin = member.tell()
+            declared = math.prod(shape) * dtype.itemsize
+            whole += max(declared, info.file_size)
+            if not dtype.hasobject and declared != info.file_size - begin:
+                raise UserError(
+                    f"'{path}' declares {declared} bytes in the array '{name}', and holds {info.file_size - begin}.",
+                    "An array must hold the values that it declares.",
+                    "Write the file again with np.savez.",
+                )
+    if whole > memory_bytes() / 2:
+        raise UserError(
+            f"'{path}' declares {whole / 1e9:.0f} GB.",
+            f"It is read as a whole, and this machine has {memory_bytes() / 1e9:.0f} GB of memory.",
+            "Write the recording as NWB, which is read piece by piece.",
+        )
 
 
 def _walk(path: Path, group: h5py.Group, above: tuple[int, ...], seen: set[int]) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 
 import pytest
 
-from lvmzoo.cli import main
-from tests.bad_inputs import configs, nwb
-from tests.bad_inputs.case import CANARY, Case
+from tests.bad_inputs import arrays, configs, environment, good, nwb, plugins, runs
+from tests.bad_inputs.case import CANARY, Case, run
 
-CASES = [*configs.CASES, *nwb.CASES]
+CASES = [*configs.CASES, *nwb.CASES, *arrays.CASES, *plugins.CASES, *runs.CASES, *environment.CASES]
 SECRET = "a-secret-of-the-environment"
 
 
@@ -24,17 +24,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *good.CASES], ids=lambda case: case.name)
 def test_a_bad_input_is_answered(
     case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = case.arguments(folder) if callable(case.arguments) else case.arguments
     for name, value in case.environment:
         monkeypatch.setenv(name, value)
-    capsys.readouterr()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        code = main(list(arguments))
+        with plugins.installed(folder / "site") if case.name.startswith("plugin") else contextlib.nullcontext():
+            code = run(case, folder)
     printed = capsys.readouterr()
     said = printed.err + "".join(f"{warning.message}\n" for warning in warned)
     if case.code == 0:
@@ -49,4 +48,5 @@ def test_a_bad_input_is_answered(
 
 def test_there_are_enough_of_them_and_each_is_named_once() -> None:
     names = [case.name for case in CASES]
-    assert len(set(names)) == len(names)
+    assert len(set(names)) == len(names) >= 100
+    assert len(good.CASES) >= 10
