@@ -6,7 +6,8 @@ import numpy as np
 
 from lvmzoo.batch import Observation
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.spread import finite, r2
+from lvmzoo.metrics.spread import finite
+from lvmzoo.metrics.streamed import r2_of
 from lvmzoo.metrics.variance_explained import observed
 from lvmzoo.models.base import Reconstructs
 
@@ -44,5 +45,7 @@ class ActivityR2:
 def _r2(evaluation: Evaluation, part: str, units: tuple[int, ...]) -> tuple[float, float | None]:
     if not len(evaluation.bins(part)):
         return float("nan"), None
-    rates = evaluation.rates(part)[:, list(units)].astype(np.float64)
-    return r2(observed(evaluation, part, units), rates, evaluation.groups(part))
+    rates, columns = evaluation.rates(part), list(units)
+    return r2_of(
+        evaluation, part, lambda rows: observed(evaluation, part, units, rows), lambda rows: rates[rows][:, columns]
+    )

@@ -16,6 +16,8 @@ from torch import Tensor
 from lvmzoo.batch import Batch, Layout
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.findings import Findings, Progress, quiet_progress
+from lvmzoo.metrics.gathered import Gathered
+from lvmzoo.metrics.pieces import chunks, stretches
 from lvmzoo.models.base import Communicates, Connects, Decodes, Model, Reconstructs
 
 __all__ = ["Evaluation", "Metric", "Score"]
@@ -23,9 +25,9 @@ __all__ = ["Evaluation", "Metric", "Score"]
 logger = logging.getLogger("lvmzoo")
 
 Result = TypeVar("Result")
+Rows = slice | Int[np.ndarray, " some"]  # of the valid bins of a part
 
 PARTS = ("train", "validation", "test")
-CHUNK_ENTRIES = 8_000_000  # bins x units that a model is shown at once
 MINIMUM_TRIALS = 10  # with fewer, the spread is taken over contiguous blocks
 BLOCKS = 20
 
@@ -58,7 +60,8 @@ class Evaluation:
     """Views of a fitted model on one session, computed when first asked for and kept.
 
     Every view is a flat array over the valid bins of a part ("train", "validation" or "test"), trial after trial.
-    Held-out units and behavior are hidden from the model in all of them. The model sees the trials in chunks.
+    Held-out units and behavior are hidden from the model in all of them. The model sees the trials in chunks; what it
+    says lies in a file where it is large, and metrics take it in ``pieces``.
 
     Parameters
     ----------
@@ -104,6 +107,10 @@ class Evaluation:
 
         return self.kept(("bins", part), compute)
 
+    def pieces(self, part: str) -> Iterator[slice]:
+        """Return stretches of the valid bins of a part, as many as are computed with at once."""
+        return stretches(0, len(self.bins(part)), self.layout.n_units)
+
     def since_start(self, part: str) -> Int[np.ndarray, " bin"]:
         """Return how many bins of its trial lie before each valid bin."""
 
@@ -129,15 +136,21 @@ class Evaluation:
 
     def latents(self, part: str) -> Float[np.ndarray, "bin latent"]:
         """Return the latents inferred from the held-in units."""
-        return self.kept(("latents", part), lambda: self.view(part, self._model().latents).astype(np.float64))
+        return self.kept(("latents", part), lambda: self.view(part, self._model().latents, torch.float64))
 
     def regressors(self, part: str) -> Float[np.ndarray, "bin channel"]:
         """Return what a readout of activity may use: the latents, and the known inputs that the model itself uses."""
-        parts = [self.latents(part)]
-        if self.model is not None and self.model.uses_inputs:
-            trials, bins = self.trials(part), self.bins(part)
-            parts += [trials.inputs[name].numpy()[bins].astype(np.float64) for name in self.layout.inputs]
-        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        return self.kept(("regressors", part), lambda: self.with_inputs(part, self.latents(part)))
+
+    def with_inputs(self, part: str, latents: Float[np.ndarray, "bin latent"]) -> Float[np.ndarray, "bin channel"]:
+        """Return latents of the valid bins of a part beside the known inputs that the model itself uses."""
+        if self.model is None or not self.model.uses_inputs or not self.layout.inputs:
+            return latents
+        inputs, gathered = [self.trials(part).inputs[name].numpy() for name in self.layout.inputs], Gathered()
+        for rows in self.pieces(part):
+            bins = self.bins(part)[rows]
+            gathered.add(np.concatenate([latents[rows], *(values[bins].astype(np.float64) for values in inputs)], 1))
+        return gathered.array
 
     def rates(self, part: str) -> Float[np.ndarray, "bin unit"]:
         """Return the expected activity per bin of every unit, held-out ones included."""
@@ -188,50 +201,56 @@ class Evaluation:
             return ("rates", "test") in self._kept
         return isinstance(self.model, Reconstructs) and self.model.positive_rates
 
-    def activity(self, part: str, units: Sequence[int] | slice = slice(None)) -> Num[Tensor, "bin unit"]:
-        """Return what was recorded, in the type in which it is stored."""
-        return self.trials(part).activity[torch.from_numpy(self.bins(part))][:, _columns(units)]
+    def activity(
+        self, part: str, units: Sequence[int] | slice = slice(None), rows: Rows = slice(None)
+    ) -> Num[Tensor, "bin unit"]:
+        """Return what was recorded in the valid bins, or some of them, in the type in which it is stored."""
+        return self.trials(part).activity[torch.from_numpy(self.bins(part)[rows])][:, _columns(units)]
 
-    def recorded(self, part: str, units: Sequence[int] | slice = slice(None)) -> Bool[Tensor, "bin unit"] | None:
+    def recorded(
+        self, part: str, units: Sequence[int] | slice = slice(None), rows: Rows = slice(None)
+    ) -> Bool[Tensor, "bin unit"] | None:
         """Return which samples of ``activity`` exist; None where all do."""
         missing = self.trials(part).missing
         if missing is None:
             return None
-        return ~missing[torch.from_numpy(self.bins(part))][:, _columns(units)]
+        return ~missing[torch.from_numpy(self.bins(part)[rows])][:, _columns(units)]
 
     def behavior(self, part: str, name: str) -> Float[np.ndarray, "bin channel"]:
         """Return a behavior variable; NaN where there is no label."""
         return self.trials(part).behavior[name].numpy()[self.bins(part)].astype(np.float64)
 
-    def truth(self, part: str, name: str) -> Float[np.ndarray, "bin channel"] | None:
-        """Return the ground truth of a simulation ("latents", "rates"), or None."""
+    def truth(self, part: str, name: str, rows: Rows = slice(None)) -> Float[np.ndarray, "bin channel"] | None:
+        """Return the ground truth of a simulation ("latents", "rates") in the valid bins, or some of them; or None."""
         stored = self.trials(part).truth.get(name)
-        return None if stored is None else stored.numpy()[self.bins(part)].astype(np.float64)
+        return None if stored is None else stored.numpy()[self.bins(part)[rows]].astype(np.float64)
 
-    def view(self, part: str, function: Callable[[Batch], Tensor]) -> Float[np.ndarray, "bin channel"]:
-        """Return what a method of the model gives for the valid bins of a part."""
+    def view(
+        self, part: str, function: Callable[[Batch], Tensor], dtype: torch.dtype | None = None
+    ) -> Float[np.ndarray, "bin channel"]:
+        """Return what a method of the model gives for the valid bins of a part, in a type if one is given."""
+        gathered = Gathered()
         with evaluating(self._model()):
-            found = [function(batch)[batch.valid].cpu() for batch in self.batches(part)]
-        if not found:
-            return np.zeros((0, 0))
-        return torch.cat(found).numpy()
+            for batch in self.batches(part):
+                gathered.add(function(batch)[batch.valid].cpu().to(dtype=dtype).numpy())
+        return gathered.array
 
     def views(
         self, part: str, function: Callable[[Batch], Mapping[str, Tensor]]
     ) -> dict[str, Float[np.ndarray, "bin _channel"]]:
         """Return what a method of the model gives by name for the valid bins of a part; nothing for none."""
-        found: dict[str, list[Tensor]] = {}
+        found: dict[str, Gathered] = {}
         with evaluating(self._model()):
             for batch in self.batches(part):
                 for name, values in function(batch).items():
-                    found.setdefault(name, []).append(values[batch.valid].double().cpu())
-        return {name: torch.cat(values).numpy() for name, values in found.items()}
+                    found.setdefault(name, Gathered()).add(values[batch.valid].double().cpu().numpy())
+        return {name: gathered.array for name, gathered in found.items()}
 
     def batches(self, part: str, hidden: bool = True) -> Iterator[Batch]:
         """Give the trials of a part in order, a chunk at a time, without behavior and without the held-out units."""
         trials = self.trials(part)
         parameter = next(self._model().parameters(), None)
-        for rows in _chunks(trials.lengths, max(1, CHUNK_ENTRIES // max(1, self.layout.n_units))):
+        for rows in chunks(trials.lengths, self.layout.n_units):
             batch = trials.batch(rows).without_behavior()
             if hidden:
                 batch = batch.hide(self.layout.held_out)
@@ -274,15 +293,3 @@ def evaluating(model: Model) -> Iterator[None]:
 
 def _columns(units: Sequence[int] | slice) -> slice | list[int]:
     return units if isinstance(units, slice) else list(units)
-
-
-def _chunks(lengths: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Cut trials, in order, into runs whose padded size is at most ``largest`` bins (or that are one trial)."""
-    first, longest = 0, 0
-    for row, length in enumerate(lengths):
-        longest = max(longest, int(length))
-        if row > first and longest * (row + 1 - first) > largest:
-            yield np.arange(first, row)
-            first, longest = row, int(length)
-    if len(lengths) > first:
-        yield np.arange(first, len(lengths))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from lvmzoo.metrics.base import Evaluation, Score, evaluating
-from lvmzoo.metrics.spread import group_sums, ratio_sem
+from lvmzoo.metrics.spread import Sums, ratio_sem
+from lvmzoo.metrics.streamed import Affine, fit_affine
 from lvmzoo.models.base import HasPosterior
 
-__all__ = ["Calibration", "affine_map"]
+__all__ = ["Calibration"]
 
 LEVELS = (50, 90, 95)  # percent
 
@@ -35,19 +36,22 @@ class Calibration:
 
     def __call__(self, evaluation: Evaluation) -> list[Score]:
         """Return a row for each level where the true latents are known; the note says the coverage itself."""
-        true = {part: evaluation.truth(part, "latents") for part in ("train", "test")}
-        if true["train"] is None or true["test"] is None or not len(true["train"]) or not len(true["test"]):
+        if not all(
+            len(evaluation.bins(part)) and "latents" in evaluation.trials(part).truth for part in ("train", "test")
+        ):
             return []
-        weights, offset = affine_map(evaluation.latents("train"), true["train"])
-        if not np.isfinite(weights).all() or not weights.any():
+        latents = evaluation.latents("train")
+        fitted = fit_affine(
+            (latents[rows], cast("np.ndarray", evaluation.truth("train", "latents", rows)))
+            for rows in evaluation.pieces("train")
+        )
+        if not np.isfinite(fitted.weights).all() or not fitted.weights.any():
             return []
-        within = _within(evaluation, weights, offset, true["test"])
-        groups = evaluation.groups("test")
+        within = _within(evaluation, fitted)
+        bins, n = within[:, -1:], len(evaluation.bins("test"))
         scores = []
-        for level, inside in zip(LEVELS, np.moveaxis(within, 2, 0), strict=True):
-            share = inside.mean(1, keepdims=True)
-            coverage = float(share.mean())
-            spread = ratio_sem(group_sums(share, groups), group_sums(np.ones_like(share), groups))
+        for level, inside in zip(LEVELS, within.T, strict=False):
+            coverage, spread = float(inside.sum() / n), ratio_sem(inside[:, None], bins)
             off = coverage - level / 100
             how = "overconfident" if off < 0 else "too cautious"
             sure = spread is not None and abs(off) > 2 * spread
@@ -55,36 +59,27 @@ class Calibration:
                 f": {how}" if sure else ""
             )
             name, session = f"coverage_error_{level}", evaluation.layout.session
-            scores.append(Score(name, abs(off), session, better="lower", spread=spread, n=len(share), note=note))
+            scores.append(Score(name, abs(off), session, better="lower", spread=spread, n=n, note=note))
         return scores
 
 
-def affine_map(
-    source: Float[np.ndarray, "bin source"], target: Float[np.ndarray, "bin target"]
-) -> tuple[Float[np.ndarray, "target source"], Float[np.ndarray, " target"]]:
-    """Return W and b of the least-squares map target = W source + b."""
-    center, offset = source.mean(0), target.mean(0)
-    weights = np.linalg.lstsq(source - center, target - offset, rcond=1e-10)[0].T
-    return weights, offset - weights @ center
+def _within(evaluation: Evaluation, fitted: Affine) -> Float[np.ndarray, "group level_and_one"]:
+    """Return for each group of test bins the share of true values within the intervals, summed over bins, and the bins.
 
-
-def _within(
-    evaluation: Evaluation,
-    weights: Float[np.ndarray, "true latent"],
-    offset: Float[np.ndarray, " true"],
-    truth: Float[np.ndarray, "bin true"],
-) -> Bool[np.ndarray, "bin true level"]:
-    """Return whether each true value is within the intervals; covariances are kept for a chunk of trials at a time."""
+    Covariances are kept for a chunk of trials at a time.
+    """
     from scipy.stats import norm
 
     widths = norm.ppf(0.5 + np.array(LEVELS) / 200)
-    model, found, begin = cast("HasPosterior", evaluation.model), [], 0
+    model, sums, begin = cast("HasPosterior", evaluation.model), Sums(), 0
     assert evaluation.model is not None
     with evaluating(evaluation.model):
         for batch in evaluation.batches("test"):
             mean, covariance = (values[batch.valid].double().cpu().numpy() for values in model.posterior(batch))
-            deviation = np.sqrt(np.maximum(np.einsum("ik,bkl,il->bi", weights, covariance, weights, optimize=True), 0))
-            off = np.abs(truth[begin : begin + len(mean)] - mean @ weights.T - offset)
-            found.append(off[..., None] <= widths * deviation[..., None])
+            rows = slice(begin, begin + len(mean))
+            variance = np.einsum("ik,bkl,il->bi", fitted.weights, covariance, fitted.weights, optimize=True)
+            off = np.abs(cast("np.ndarray", evaluation.truth("test", "latents", rows)) - fitted(mean))
+            inside = off[..., None] <= widths * np.sqrt(np.maximum(variance, 0))[..., None]
+            sums.add(np.pad(inside.mean(1), ((0, 0), (0, 1)), constant_values=1.0), evaluation.groups("test")[rows])
             begin += len(mean)
-    return np.concatenate(found)
+    return sums.array

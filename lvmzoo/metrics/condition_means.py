@@ -5,30 +5,66 @@ Trials are aligned at their beginnings. Means are of five trials or more; what f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from lvmzoo.batch import Observation
 from lvmzoo.inference.kernel_smoothing import smooth
 from lvmzoo.metrics.base import BLOCKS, Evaluation
+from lvmzoo.metrics.gathered import Gathered
 
-__all__ = ["SMOOTHING_S", "ByCondition", "by_condition", "smoothed"]
+__all__ = ["SMOOTHING_S", "Averages", "ByCondition", "by_condition", "predicted", "raw", "smoothed"]
 
 SMOOTHING_S = 0.07  # standard deviation of the Gaussian over counts, as for MC_Maze in nlb_tools
 FEWEST = 5  # trials behind a mean
 
 
+Recorded = tuple[Float[np.ndarray, "bin unit"], Bool[np.ndarray, "bin unit"]]  # values, and which of them exist
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Sums of a quantity over the trials of each condition, by the group that trials belong to."""
+
+    cell: Int[np.ndarray, " pair"]  # a bin of a condition; never decreases
+    group: Int[np.ndarray, " pair"]  # of trials
+    sums: Float[np.ndarray, "pair unit"]
+    counts: Float[np.ndarray, "pair unit"]
+
+    @property
+    def totals(self) -> tuple[Float[np.ndarray, "cell unit"], Float[np.ndarray, "cell unit"]]:
+        """Sum and number of each cell."""
+        first = np.flatnonzero(np.diff(self.cell, prepend=-1))
+        return np.add.reduceat(self.sums, first, axis=0), np.add.reduceat(self.counts, first, axis=0)
+
+    @property
+    def means(self) -> Float[np.ndarray, "cell unit"]:
+        """Mean of each cell; NaN where fewer than five trials were recorded."""
+        sums, counts = self.totals
+        return np.where(counts >= FEWEST, sums / np.maximum(counts, 1), np.nan)
+
+    def without_groups(self) -> Iterator[Float[np.ndarray, "cell unit"]]:
+        """Give the means without each group of trials in turn; NaN where ``means`` are."""
+        sums, counts = self.totals
+        for number in range(int(self.group.max(initial=-1)) + 1):
+            left, left_counts, own = sums.copy(), counts.copy(), self.group == number
+            left[self.cell[own]] -= self.sums[own]
+            left_counts[self.cell[own]] -= self.counts[own]
+            there = (counts >= FEWEST) & (left_counts > 0)
+            yield np.where(there, left / np.maximum(left_counts, 1), np.nan)
+
+
 @dataclass(frozen=True)
 class ByCondition:
-    """Test bins sorted by cell, a bin of a condition, and within it by the group of trials that they belong to."""
+    """Which cell, a bin of a condition, and which group of trials each valid test bin belongs to."""
 
-    order: Int[np.ndarray, " sample"]  # among the valid test bins; those of conditions with too few trials are missing
-    cell: Int[np.ndarray, " sample"]  # never decreases; each has samples
-    group: Int[np.ndarray, " sample"]  # of trials, each in one of about ``BLOCKS``
+    pieces: tuple[slice, ...]  # of the valid test bins
+    pair: Int[np.ndarray, " bin"]  # row of ``cell`` and ``group``; -1: of a condition with too few trials
+    cell: Int[np.ndarray, " pair"]  # never decreases
+    group: Int[np.ndarray, " pair"]  # of trials, each in one of about ``BLOCKS``
     conditions: int
     trials: tuple[int, int]  # the fewest and the most of a condition
 
@@ -37,48 +73,44 @@ class ByCondition:
         """Number of groups of trials."""
         return int(self.group.max(initial=-1)) + 1
 
-    def means(
-        self, values: Float[np.ndarray, "bin unit"], recorded: Bool[np.ndarray, "bin unit"]
-    ) -> Float[np.ndarray, "cell unit"]:
-        """Return the mean of each cell; NaN where fewer than five trials were recorded."""
-        sums, counts = self._sums(values[self.order], recorded[self.order])
-        return np.where(counts >= FEWEST, sums / np.maximum(counts, 1), np.nan)
+    def averages(self, values: Callable[[slice], Recorded]) -> Averages:
+        """Return the averages of values, given a stretch of test bins at a time."""
+        sums: np.ndarray | None = None
+        for rows in self.pieces:
+            pair, (found, recorded) = self.pair[rows], values(rows)
+            order = np.argsort(pair, kind="stable")
+            order = order[np.searchsorted(pair[order], 0) :]
+            if not len(order):
+                continue
+            both = np.concatenate([np.where(recorded, found, 0.0), recorded], 1, dtype=np.float64)[order]
+            first = np.flatnonzero(np.diff(pair[order], prepend=-1))
+            sums = np.zeros((len(self.cell), both.shape[1])) if sums is None else sums
+            sums[pair[order[first]]] += np.add.reduceat(both, first, axis=0)
+        assert sums is not None  # some condition has trials
+        return Averages(self.cell, self.group, *np.split(sums, 2, axis=1))
 
-    def without_groups(
-        self, values: Float[np.ndarray, "bin unit"], recorded: Bool[np.ndarray, "bin unit"]
-    ) -> Iterator[Float[np.ndarray, "cell unit"]]:
-        """Give the means without each group of trials in turn; NaN where ``means`` are."""
-        first = np.flatnonzero((np.diff(self.cell, prepend=-1) != 0) | (np.diff(self.group, prepend=-1) != 0))
-        cell, group = self.cell[first], self.group[first]
-        parts, part_counts = _sums(values[self.order], recorded[self.order], first)
-        sums, counts = self._sums(values[self.order], recorded[self.order])
-        for number in range(self.groups):
-            left, left_counts, own = sums.copy(), counts.copy(), group == number
-            left[cell[own]] -= parts[own]
-            left_counts[cell[own]] -= part_counts[own]
-            there = (counts >= FEWEST) & (left_counts > 0)
-            yield np.where(there, left / np.maximum(left_counts, 1), np.nan)
+    def residuals(
+        self, means: Float[np.ndarray, "cell unit"], values: Recorded, rows: slice
+    ) -> Float[np.ndarray, "bin unit"]:
+        """Return values of a stretch of test bins without the means of their cells; NaN where there is none."""
+        pair, (found, recorded) = self.pair[rows], values
+        there = recorded & (pair >= 0)[:, None]
+        return np.where(there, found - means[self.cell[pair]], np.nan)
 
     def noise(
-        self, values: Float[np.ndarray, "bin unit"], recorded: Bool[np.ndarray, "bin unit"]
+        self, means: Float[np.ndarray, "cell unit"], values: Callable[[slice], Recorded]
     ) -> Float[np.ndarray, "cell unit"]:
         """Return the variance of each mean over draws of the trials: that of the trials over their number.
 
         A quarter of the squared difference of two halves of the trials, averaged over all ways of halving them.
         """
-        residuals = self.residuals(values, recorded)
-        squares, counts = self._sums(np.nan_to_num(residuals) ** 2, np.isfinite(residuals))
-        return np.where(counts >= FEWEST, squares / np.maximum(counts - 1, 1) / np.maximum(counts, 1), np.nan)
 
-    def residuals(
-        self, values: Float[np.ndarray, "bin unit"], recorded: Bool[np.ndarray, "bin unit"]
-    ) -> Float[np.ndarray, "sample unit"]:
-        """Return each sample, in sorted order, without the mean of its cell; NaN where there is none."""
-        left = values[self.order] - self.means(values, recorded)[self.cell]
-        return np.where(recorded[self.order], left, np.nan)
+        def squares(rows: slice) -> Recorded:
+            left = self.residuals(means, values(rows), rows)
+            return np.nan_to_num(left) ** 2, np.isfinite(left)
 
-    def _sums(self, values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _sums(values, recorded, np.flatnonzero(np.diff(self.cell, prepend=-1)))
+        sums, counts = self.averages(squares).totals
+        return np.where(counts >= FEWEST, sums / np.maximum(counts - 1, 1) / np.maximum(counts, 1), np.nan)
 
 
 def by_condition(evaluation: Evaluation) -> ByCondition | None:
@@ -101,28 +133,48 @@ def by_condition(evaluation: Evaluation) -> ByCondition | None:
         longest = int(trials.lengths.max())
         cell = condition[number] * longest + evaluation.since_start("test")
         group = rank[number] % groups
-        order = np.lexsort((group, cell))
-        order = order[np.isin(condition[number[order]], kept)]
-        _, dense = np.unique(cell[order], return_inverse=True)
-        return ByCondition(order, dense, group[order], len(kept), (int(count[kept].min()), int(count[kept].max())))
+        kept_bins = np.isin(condition[number], kept)
+        if not kept_bins.any():
+            return None
+        both, pair = np.full(len(cell), -1), np.full(len(cell), -1)
+        both[kept_bins] = cell[kept_bins] * groups + group[kept_bins]
+        found, pair[kept_bins] = np.unique(both[kept_bins], return_inverse=True)
+        _, dense = np.unique(found // groups, return_inverse=True)
+        few, many = int(count[kept].min()), int(count[kept].max())
+        return ByCondition(tuple(evaluation.pieces("test")), pair, dense, found % groups, len(kept), (few, many))
 
     return evaluation.kept("by_condition", compute)
 
 
-def smoothed(evaluation: Evaluation, units: tuple[int, ...]) -> Float[np.ndarray, "bin unit"]:
+def smoothed(evaluation: Evaluation, units: tuple[int, ...]) -> Callable[[slice], Recorded]:
     """Return test counts smoothed over time within each trial by a Gaussian; a continuous signal as it is."""
     if evaluation.layout.observation is not Observation.COUNTS:
-        return evaluation.activity("test", units).double().numpy()
-    trials, width = evaluation.trials("test"), SMOOTHING_S / evaluation.layout.bin_width_s
-    found = []
+        return raw(evaluation, units)
+    trials, width, gathered = evaluation.trials("test"), SMOOTHING_S / evaluation.layout.bin_width_s, Gathered()
     for row in range(len(trials)):
         batch = trials.batch([row])
         values = smooth(batch.activity[..., list(units)].double(), batch.observed[..., list(units)], width)[0]
-        found.append(values[batch.valid])
-    return torch.cat(found).numpy()
+        gathered.add(values[batch.valid].numpy())
+    found = gathered.array
+    return lambda rows: (found[rows], there(evaluation, units, rows))
 
 
-def _sums(values: np.ndarray, recorded: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum, and the number, of what was recorded in each stretch of samples."""
-    sums = np.add.reduceat(np.where(recorded, values, 0.0).astype(np.float64), first, axis=0)
-    return sums, np.add.reduceat(recorded.astype(np.float64), first, axis=0)
+def raw(evaluation: Evaluation, units: tuple[int, ...]) -> Callable[[slice], Recorded]:
+    """Return test activity as it is."""
+    return lambda rows: (evaluation.activity("test", units, rows).double().numpy(), there(evaluation, units, rows))
+
+
+def predicted(
+    evaluation: Evaluation, units: tuple[int, ...], rates: Callable[[slice], Float[np.ndarray, "bin every_unit"]]
+) -> Callable[[slice], Recorded]:
+    """Return rates of some units where their activity was recorded."""
+    columns = list(units)
+    return lambda rows: (rates(rows)[:, columns].astype(np.float64), there(evaluation, units, rows))
+
+
+def there(evaluation: Evaluation, units: tuple[int, ...], rows: slice) -> Bool[np.ndarray, "bin unit"]:
+    """Return which samples of test bins were recorded."""
+    recorded = evaluation.recorded("test", units, rows)
+    return (
+        np.ones((len(evaluation.bins("test")[rows]), len(units)), dtype=bool) if recorded is None else recorded.numpy()
+    )

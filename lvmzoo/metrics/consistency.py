@@ -13,9 +13,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lvmzoo.batch import Kind, Variable
+from lvmzoo.claims.nulls import p_value
 from lvmzoo.data.shifted import shift_labels
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.latent_r2 import affine
+from lvmzoo.metrics.chance import LEVEL
+from lvmzoo.metrics.spread import finite, r2
+from lvmzoo.metrics.streamed import fit_affine
 
 __all__ = ["Aligned", "Embedded", "aligned_consistency", "between_sessions", "consistency"]
 
@@ -38,15 +41,19 @@ class Aligned(NamedTuple):
     """Consistency of two sessions, and what it is where the labels of one are shifted."""
 
     value: float
+    spread: float | None  # standard error over labels
     null: Float[np.ndarray, " shift"]
 
 
 def consistency(source: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> float:
     """Return how well one embedding gives another of the same bins: R2 of an affine map, "train" -> "test"."""
-    predicted = affine(source["train"], target["train"], source["test"])
-    truth = target["test"]
-    total = ((truth - truth.mean(0)) ** 2).sum()
-    return float(1 - ((truth - predicted) ** 2).sum() / total) if total > 0 else float("nan")
+    return _scored(source, target)[0]
+
+
+def _scored(source: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> tuple[float, float | None]:
+    """Return the value, and its standard error as if each row were by itself."""
+    predicted = fit_affine([(source["train"], target["train"])])(source["test"])
+    return r2(target["test"], predicted, np.arange(len(predicted)), pooled=True)
 
 
 def aligned_consistency(one: Embedded, other: Embedded, variable: Variable, seed: int = 0) -> Aligned:
@@ -59,14 +66,14 @@ def aligned_consistency(one: Embedded, other: Embedded, variable: Variable, seed
     edges = _edges(np.concatenate([one.labels["train"], other.labels["train"]]), variable)
     source = _means(one, variable, edges)
 
-    def to(target: Embedded) -> float:
+    def to(target: Embedded) -> tuple[float, float | None]:
         means = _means(target, variable, edges)
         both = {p: np.isfinite(source[p]).all(1) & np.isfinite(means[p]).all(1) for p in ("train", "test")}
         if both["train"].sum() <= source["train"].shape[1] + 1 or both["test"].sum() < 2:
-            return float("nan")
-        return consistency(*({p: found[p][both[p]] for p in both} for found in (source, means)))
+            return float("nan"), None
+        return _scored(*({p: found[p][both[p]] for p in both} for found in (source, means)))
 
-    return Aligned(to(other), np.array([to(_shifted(other, seed + i)) for i in range(SHIFTS)]))
+    return Aligned(*to(other), np.array([to(_shifted(other, seed + i))[0] for i in range(SHIFTS)]))
 
 
 def between_sessions(evaluations: Sequence[Evaluation], behavior: Sequence[str] = ()) -> list[Score]:
@@ -87,7 +94,7 @@ def between_sessions(evaluations: Sequence[Evaluation], behavior: Sequence[str] 
         for b, other in enumerate(found):
             if a == b or not all(len(each.latents["test"]) for each in (one, other)):
                 continue
-            value, null = aligned_consistency(one, other, layouts[a][names[0]], evaluations[a].seed)
+            value, spread, null = aligned_consistency(one, other, layouts[a][names[0]], evaluations[a].seed)
             if np.isfinite(value):
                 scores.append(
                     Score(
@@ -95,7 +102,10 @@ def between_sessions(evaluations: Sequence[Evaluation], behavior: Sequence[str] 
                         value,
                         evaluations[a].layout.session,
                         f"to {evaluations[b].layout.session}",
+                        spread=spread,
                         n=len(other.latents["test"]),
+                        chance=finite(float(np.quantile(null, LEVEL, method="weibull"))),
+                        p=p_value(value, null.tolist()),
                         note=f"aligned on {names[0]}; labels shifted: median {np.nanmedian(null):.2f}, "
                         f"at most {np.nanmax(null, initial=-np.inf):.2f}",
                     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Float
 
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.latent_r2 import affine
+from lvmzoo.metrics.moments import moments
 from lvmzoo.metrics.poisson import log_rates
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.streamed import Affine, fit_affine, r2_of
 from lvmzoo.models.base import Reconstructs
 
-__all__ = ["CycleConsistency", "cycle"]
+__all__ = ["CycleConsistency"]
 
 CUT = 0.01  # of the largest singular value of the map from latents to log rates
 
@@ -33,46 +35,55 @@ class CycleConsistency:
         """Return a row where there are training and test bins."""
         if not len(evaluation.bins("train")) or not len(evaluation.bins("test")):
             return []
-        latents = {part: evaluation.latents(part) for part in ("train", "test")}
-        white = whitening(latents["train"])
+        latents, rates = (
+            {part: view(part) for part in ("train", "test")} for view in (evaluation.latents, evaluation.rates)
+        )
+        center, white = whitening(latents["train"][rows] for rows in evaluation.pieces("train"))
         if not white.shape[1]:
             return []
-        center = latents["train"].mean(0)
-        latents = {part: (values - center) @ white for part, values in latents.items()}
-        logs = {part: log_rates(evaluation, evaluation.rates(part)) for part in latents}
-        back, kept = cycle(latents["train"], logs["train"], logs["test"])
-        value, spread = r2(latents["test"], back, evaluation.groups("test"), pooled=True)
+
+        def coordinates(part: str, rows: slice) -> Float[np.ndarray, "bin direction"]:
+            return (latents[part][rows] - center) @ white
+
+        shown = fit_affine(
+            (coordinates("train", rows), log_rates(evaluation, rates["train"][rows]))
+            for rows in evaluation.pieces("train")
+        )
+        back, kept = inverse(shown)
+        value, spread = r2_of(
+            evaluation,
+            "test",
+            lambda rows: coordinates("test", rows),
+            lambda rows: back(log_rates(evaluation, rates["test"][rows])),
+            pooled=True,
+        )
         if not np.isfinite(value):
             return []
-        note = f"{kept} of {white.shape[1]} dimensions of the latents reach the rates"
-        return [Score(self.name, value, evaluation.layout.session, spread=spread, n=len(back), note=note)]
+        note, n = f"{kept} of {white.shape[1]} dimensions of the latents reach the rates", len(evaluation.bins("test"))
+        return [Score(self.name, value, evaluation.layout.session, spread=spread, n=n, note=note)]
 
 
-def whitening(latents: Float[np.ndarray, "bin latent"]) -> Float[np.ndarray, "latent direction"]:
-    """Return the map to uncorrelated directions of unit variance, as many as there are."""
-    scale = latents.std(0)
-    varies = np.flatnonzero(scale > 1e-12 * np.sqrt((latents**2).mean(0)))
-    unit = np.eye(latents.shape[1])[:, varies] / scale[varies]  # small scales are no rounding errors
-    values, vectors = np.linalg.eigh(unit.T @ np.atleast_2d(np.cov(latents, rowvar=False, bias=True)) @ unit)
+def whitening(
+    pieces: Iterable[Float[np.ndarray, "_bin latent"]],
+) -> tuple[Float[np.ndarray, " latent"], Float[np.ndarray, "latent direction"]]:
+    """Return the mean, and the map to uncorrelated directions of unit variance, as many as there are."""
+    fitted = moments(pieces)
+    scale = np.sqrt(np.diag(fitted.covariance))
+    varies = np.flatnonzero(scale > 1e-12 * np.sqrt(np.diag(fitted.covariance) + fitted.mean**2))
+    unit = np.eye(len(scale))[:, varies] / scale[varies]  # small scales are no rounding errors
+    values, vectors = np.linalg.eigh(unit.T @ fitted.covariance @ unit)
     there = values > 1e-10
-    return np.asarray(unit @ vectors[:, there] / np.sqrt(values[there]))
+    return fitted.mean, np.asarray(unit @ vectors[:, there] / np.sqrt(values[there]))
 
 
-def cycle(
-    latents: Float[np.ndarray, "train_bin latent"],
-    logs: Float[np.ndarray, "train_bin unit"],
-    new: Float[np.ndarray, "bin unit"],
-) -> tuple[Float[np.ndarray, "bin latent"], int]:
-    """Return the latents that new log rates stand for, and how many directions the pseudo-inverse keeps.
+def inverse(shown: Affine) -> tuple[Affine, int]:
+    """Return the map from log rates back to latents, and how many directions the pseudo-inverse keeps.
 
     Parameters
     ----------
-    latents : of training bins, white.
-    logs : log rates of the same bins.
-    new : log rates of other bins.
+    shown : the map from white latents to log rates.
     """
-    offset = affine(latents, logs, np.zeros((1, latents.shape[1])))
-    weights = affine(latents, logs, np.eye(latents.shape[1])) - offset
-    left, sizes, right = np.linalg.svd(weights, full_matrices=False)
+    left, sizes, right = np.linalg.svd(shown.weights.T, full_matrices=False)
     kept = int((sizes > max(CUT * sizes[0], 1e-12)).sum())  # none where rates are constant
-    return ((new - offset) @ right[:kept].T / sizes[:kept]) @ left[:, :kept].T, kept
+    weights = (left[:, :kept] / sizes[:kept]) @ right[:kept]
+    return Affine(weights, -weights @ shown.offset), kept

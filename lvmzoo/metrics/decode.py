@@ -20,6 +20,8 @@ from torch import Tensor
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.errors import unknown
 from lvmzoo.metrics.factorized import Nearest, Ridge
+from lvmzoo.metrics.gathered import Gathered
+from lvmzoo.metrics.pieces import in_stretches, stretches
 
 __all__ = [
     "Decoder",
@@ -37,6 +39,7 @@ __all__ = [
 PENALTIES = tuple(np.logspace(-4, 0, 9).tolist())
 NEIGHBORS = (1, 2, 4, 8, 16, 32, 64)
 REFERENCES = 20_000  # training bins that neighbors are looked for in; longer recordings are thinned evenly
+KNN_BINS = 4_000  # whose neighbors are averaged at once
 QUERIES = 5_000  # validation bins that the number of neighbors is chosen on
 
 
@@ -81,7 +84,7 @@ class RidgeDecoder(Decoder):
 
     def encoded(self, latents: Float[np.ndarray, "bin latent"]) -> Float[np.ndarray, "bin code"]:
         """Return the affine prediction."""
-        return (latents - self.mean) / self.scale @ self.weights + self.intercept
+        return in_stretches(lambda x: (x - self.mean) / self.scale @ self.weights + self.intercept, latents)
 
     @property
     def settings(self) -> str:
@@ -108,7 +111,7 @@ class KnnDecoder(Decoder):
 
     def encoded(self, latents: Float[np.ndarray, "bin latent"]) -> Float[np.ndarray, "bin code"]:
         """Return the mean code of the neighbors."""
-        return self.codes[self._nearest(latents, self.neighbors)].mean(1)
+        return in_stretches(lambda x: self.codes[self._nearest(x, self.neighbors)].mean(1), latents, KNN_BINS)
 
     @functools.cached_property
     def _nearest(self) -> Nearest:
@@ -283,7 +286,12 @@ def quality(
 
 def _labeled(latents: np.ndarray, behavior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(behavior).all(1)
-    return (latents, behavior) if known.all() else (latents[known], behavior[known])
+    if known.all():
+        return latents, behavior
+    gathered = Gathered()
+    for rows in stretches(0, *latents.shape):
+        gathered.add(latents[rows][known[rows]])
+    return gathered.array, behavior[known]
 
 
 def _to_json(variable: Variable) -> dict[str, Any]:

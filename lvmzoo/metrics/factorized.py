@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from lvmzoo.metrics.moments import moments
+from lvmzoo.metrics.pieces import stretches
 
 __all__ = ["Nearest", "Ridge"]
 
@@ -26,17 +30,12 @@ class Ridge:
     """
 
     def __init__(self, latents: Float[np.ndarray, "bin latent"]) -> None:
-        self.mean, variance = latents.mean(0), latents.var(0).mean()
+        self._latents = latents
+        found = moments(latents[rows] for rows in stretches(0, *latents.shape))
+        self.mean, variance = found.mean, np.diag(found.covariance).mean()
         self.scale = float(np.sqrt(variance)) if variance > 1e-24 * np.square(self.mean).sum() else 1.0
-        self._x = (latents - self.mean) / self.scale
-        everywhere = np.arange(len(self._x))
-        self._whole = _Part(self._x, everywhere)
-        folds = np.array_split(everywhere, min(FOLDS, len(self._x)))
-        self._folds = [
-            (fold, _Part(self._x, np.r_[: fold[0], fold[-1] + 1 : len(self._x)]))
-            for fold in folds
-            if len(fold) < len(self._x)
-        ]
+        self._folds = np.array_split(np.arange(len(latents)), min(FOLDS, len(latents)))
+        self._squares = [self._products(fold, self._scaled) for fold in self._folds]
 
     def fit(
         self, code: Float[np.ndarray, "bin code"], penalties: Sequence[float], judge: Judge
@@ -50,31 +49,53 @@ class Ridge:
         judge : of bins that were left out and the code that is predicted there; higher is better.
         """
         totals = np.zeros(len(penalties))
-        for fold, rest in self._folds:
-            for i, (weights, intercept) in enumerate(rest.path(self._x, code, penalties)):
-                totals[i] += judge(fold, self._x[fold] @ weights + intercept)
+        across = [self._products(fold, lambda rows: code[rows]) for fold in self._folds]
+        for left_out, fold in enumerate(self._folds if len(self._folds) > 1 else ()):
+            rest = [number for number in range(len(self._folds)) if number != left_out]
+            for i, (weights, intercept) in enumerate(self._path(rest, across, penalties)):
+                predicted = [self._scaled(rows) @ weights + intercept for rows in self._stretches(fold)]
+                totals[i] += judge(fold, np.concatenate(predicted))
         best = int(np.argmax(totals))
-        weights, intercept = self._whole.path(self._x, code, penalties)[best]
+        weights, intercept = self._path(range(len(self._folds)), across, [penalties[best]])[0]
         return weights, intercept, float(penalties[best])
 
+    def _stretches(self, fold: Int[np.ndarray, " some"]) -> Iterator[slice]:
+        return stretches(int(fold[0]), int(fold[-1]) + 1, self._latents.shape[1])
 
-class _Part:
-    """Some of the bins, and the decomposition of their moments."""
+    def _scaled(self, rows: slice) -> Float[np.ndarray, "some latent"]:
+        return (self._latents[rows] - self.mean) / self.scale
 
-    def __init__(self, x: Float[np.ndarray, "bin latent"], bins: Int[np.ndarray, " some"]) -> None:
-        self._bins, self._center = bins, x[bins].mean(0)
-        centered = x[bins] - self._center
-        self._values, self._vectors = np.linalg.eigh(centered.T @ centered)
+    def _products(self, fold: Int[np.ndarray, " some"], other: Callable[[slice], np.ndarray]) -> _Products:
+        """Return sums over the bins of a fold."""
+        found = []
+        for rows in self._stretches(fold):
+            x, y = self._scaled(rows), other(rows)
+            found.append(_Products(len(x), x.sum(0), y.sum(0), x.T @ y))
+        return _total(found)
 
-    def path(
-        self, x: Float[np.ndarray, "bin latent"], code: Float[np.ndarray, "bin code"], penalties: Sequence[float]
+    def _path(
+        self, folds: Sequence[int], across: Sequence[_Products], penalties: Sequence[float]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return weights and intercept for each penalty."""
-        offset = code[self._bins].mean(0)
-        rotated = self._vectors.T @ ((x[self._bins] - self._center).T @ (code[self._bins] - offset))
-        scaled = [rotated / (np.maximum(self._values, 0) + penalty)[:, None] for penalty in penalties]
-        path = [self._vectors @ each for each in scaled]
-        return [(weights, offset - self._center @ weights) for weights in path]
+        """Return weights and intercept for each penalty, fitted to some folds."""
+        square, cross = (_total([parts[number] for number in folds]) for parts in (self._squares, across))
+        center, offset = square.first / square.bins, cross.second / cross.bins
+        values, vectors = np.linalg.eigh(square.products - square.bins * np.outer(center, center))
+        rotated = vectors.T @ (cross.products - cross.bins * np.outer(center, offset))
+        path = [vectors @ (rotated / (np.maximum(values, 0) + penalty)[:, None]) for penalty in penalties]
+        return [(weights, offset - center @ weights) for weights in path]
+
+
+class _Products(NamedTuple):
+    """Sums over bins, of two quantities and of their products."""
+
+    bins: int
+    first: Float[np.ndarray, " latent"]
+    second: Float[np.ndarray, " other"]
+    products: Float[np.ndarray, "latent other"]
+
+
+def _total(parts: Sequence[_Products]) -> _Products:
+    return _Products(*(sum(leaves[1:], start=leaves[0]) for leaves in zip(*parts, strict=True)))
 
 
 class Nearest:

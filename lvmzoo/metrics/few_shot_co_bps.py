@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from lvmzoo.batch import Observation
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.poisson import bits_per_spike, information, true_bits
+from lvmzoo.metrics.poisson import bits_of, information, true_bits
 from lvmzoo.metrics.poisson_readout import PENALTIES, PoissonReadout, fit_readout, whitening
+from lvmzoo.metrics.streamed import Piece
 
 __all__ = ["FewShotCoBps", "draws_of"]
 
@@ -42,21 +42,20 @@ class FewShotCoBps:
         units = layout.held_out
         if layout.observation is not Observation.COUNTS or not units:
             return []
-        counts, recorded = evaluation.activity("test", units).numpy(), evaluation.recorded("test", units)
-        there = None if recorded is None else recorded.numpy()
-        spikes = int((counts if there is None else counts[there]).sum(dtype=np.int64))
         groups = evaluation.groups("train")
-        if not spikes or not len(groups):
+        if not len(groups) or not len(evaluation.bins("test")):
             return []
+        ceiling, test = true_bits(evaluation, units), evaluation.regressors("test")
         what = (
             "trials" if len(np.unique(groups)) == len(evaluation.trials("train")) else "twentieths of the training part"
         )
         scores = []
         for shots in self.shots:
-            found = [
-                bits_per_spike(readout.rates(evaluation.regressors("test")), counts, there)
-                for readout in _readouts(evaluation, draws_of(groups, shots, evaluation.seed))
+            draws = draws_of(groups, shots, evaluation.seed)
+            bits = [
+                bits_of(evaluation, "test", units, _said(readout, test)) for readout in _readouts(evaluation, draws)
             ]
+            found = [each.value for each in bits if each is not None]
             if not found or not np.isfinite(found).all():
                 continue
             score = Score(
@@ -65,10 +64,11 @@ class FewShotCoBps:
                 layout.session,
                 unit="bits/spike",
                 spread=float(np.std(found, ddof=1) / len(found) ** 0.5),
-                n=spikes,
+                n=int(next(each.spikes.sum() for each in bits if each is not None)),
                 note=f"Poisson readout of {shots} {what}; {len(found)} draws",
+                ceiling=ceiling,
             )
-            scores.append(replace(score, ceiling=true_bits(evaluation, units, counts, there)))
+            scores.append(score)
         return scores
 
 
@@ -81,6 +81,10 @@ def draws_of(groups: Int[np.ndarray, " bin"], shots: int, seed: int) -> list[Boo
     return [np.isin(groups, random.choice(trials, shots, replace=False)) for _ in range(DRAWS)]
 
 
+def _said(readout: PoissonReadout, regressors: Float[np.ndarray, "bin channel"]) -> Piece:
+    return lambda rows: readout.rates(regressors[rows])
+
+
 def _readouts(evaluation: Evaluation, draws: list[Bool[np.ndarray, " bin"]]) -> list[PoissonReadout]:
     """Return the readout of each draw, all with the penalty that suits training trials best that were not drawn.
 
@@ -88,18 +92,18 @@ def _readouts(evaluation: Evaluation, draws: list[Bool[np.ndarray, " bin"]]) -> 
     fallen twice.
     """
     latents, units = evaluation.regressors("train"), evaluation.layout.held_out
-    activity, recorded = evaluation.activity("train", units), evaluation.recorded("train", units)
     coordinates = evaluation.kept("whitening", lambda: whitening(latents))
 
     def fit(bins: Bool[np.ndarray, " bin"], penalty: float) -> PoissonReadout:
-        which = torch.from_numpy(bins)
-        seen = None if recorded is None else recorded[which]
-        return fit_readout(latents[bins], activity[which], seen, coordinates, penalty)
+        rows = np.flatnonzero(bins)
+        activity, seen = evaluation.activity("train", units, rows), evaluation.recorded("train", units, rows)
+        return fit_readout(latents[rows], activity, seen, coordinates, penalty)
 
     def judge(readout: PoissonReadout, bins: Bool[np.ndarray, " bin"]) -> float:
         rest = np.flatnonzero(~bins)[:: -(-np.count_nonzero(~bins) // MOST_BINS)]
-        seen = None if recorded is None else recorded.numpy()[rest]
-        return float(information(readout.rates(latents[rest]), activity.numpy()[rest], seen).sum())
+        seen = evaluation.recorded("train", units, rest)
+        counts = evaluation.activity("train", units, rest).numpy()
+        return float(information(readout.rates(latents[rest]), counts, None if seen is None else seen.numpy()).sum())
 
     best, readouts, falls = -np.inf, [], 0
     for penalty in PENALTIES if draws else ():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lvmzoo.batch import Batch
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.streamed import r2_of
 from lvmzoo.metrics.variance_explained import observed
 from lvmzoo.models.base import Forecasts
 
@@ -45,10 +45,15 @@ class ForecastR2:
         def ahead(batch: Batch) -> Float[Tensor, "trial bin unit"]:
             return model.forecast(batch, horizon)[..., list(units)]
 
-        truth = observed(evaluation, "test", units)[shown]
-        predicted = evaluation.view("test", ahead)[shown].astype(np.float64)
-        value, spread = r2(truth, predicted, evaluation.groups("test")[shown])
+        predicted = evaluation.view("test", ahead)
+        value, spread = r2_of(
+            evaluation,
+            "test",
+            lambda rows: observed(evaluation, "test", units, rows),
+            lambda rows: predicted[rows],
+            among=shown,
+        )
         if not np.isfinite(value):
             return []
         session, note = evaluation.layout.session, f"{1000 * horizon * evaluation.layout.bin_width_s:.4g} ms ahead"
-        return [Score(f"{self.name}_{horizon}", value, session, spread=spread, n=len(truth), note=note)]
+        return [Score(f"{self.name}_{horizon}", value, session, spread=spread, n=int(shown.sum()), note=note)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from lvmzoo.batch import Batch
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.metrics.base import BLOCKS, MINIMUM_TRIALS, Evaluation
+from lvmzoo.metrics.moments import moments
 from lvmzoo.models.base import Reconstructs
 
 __all__ = ["Forward", "cut_long", "hidden_ends", "hide_ends"]
@@ -72,26 +73,29 @@ class Forward:
         model = self.of.model
         assert model is not None
         return self.of.kept(
-            ("forward", part), lambda: self.of.view(part, lambda b: model.latents(hide_ends(b))).astype(np.float64)
+            ("forward", part), lambda: self.of.view(part, lambda batch: model.latents(hide_ends(batch)), torch.float64)
         )
 
     def rates(self, part: str) -> Float[np.ndarray, "bin unit"]:
         """Return the activity expected in all bins."""
         model = cast("Reconstructs", self.of.model)
-        return self.of.view(part, lambda batch: model.rates(hide_ends(batch))).astype(np.float64)
+        return self.of.view(part, lambda batch: model.rates(hide_ends(batch)))
 
-    def regressors(self, part: str) -> Float[np.ndarray, "hidden_bin channel"]:
-        """Return the latents of the hidden bins, and the known inputs that the model itself uses."""
-        ends, parts = self.ends(part), [self.latents(part)]
-        if self.of.model is not None and self.of.model.uses_inputs:
-            trials, bins = self.of.trials(part), self.of.bins(part)
-            parts += [trials.inputs[name].numpy()[bins].astype(np.float64) for name in self.of.layout.inputs]
-        return np.concatenate(parts, axis=1)[ends]
+    def regressors(self, part: str) -> Float[np.ndarray, "bin channel"]:
+        """Return the latents, and the known inputs that the model itself uses."""
+        return self.of.with_inputs(part, self.latents(part))
 
     def predicts(self) -> bool:
         """Whether latents of hidden bins depend on what the model saw: they differ where the bins do."""
         latents, ends = self.latents("test"), self.ends("test")
-        hidden, shown = latents[ends], latents[~ends]
-        if not len(hidden) or not np.isfinite(latents).all():
+        if not ends.any() or not all(np.isfinite(latents[rows]).all() for rows in self.of.pieces("test")):
             return False
-        return bool(hidden.var(0).max(initial=0.0) > 1e-12 * max(shown.var(0).max(initial=0.0), 1e-300))
+
+        def most(which: Bool[np.ndarray, " bin"]) -> float:
+            stretches = [rows for rows in self.of.pieces("test") if which[rows].any()]
+            if not stretches:
+                return 0.0
+            varies = np.diag(moments(latents[rows][which[rows]] for rows in stretches).covariance)
+            return float(varies.max(initial=0.0))
+
+        return most(ends) > 1e-12 * max(most(~ends), 1e-300)

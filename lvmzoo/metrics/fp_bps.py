@@ -9,8 +9,8 @@ import numpy as np
 from lvmzoo.batch import Observation
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.forward import AHEAD_S, Forward
-from lvmzoo.metrics.poisson import rates_score, true_bits
-from lvmzoo.metrics.poisson_readout import fit_readout
+from lvmzoo.metrics.poisson import bits_of, scored, true_bits
+from lvmzoo.metrics.poisson_readout import fit_readout, thinned
 
 __all__ = ["FpBps"]
 
@@ -36,27 +36,21 @@ class FpBps:
         forward = evaluation.kept("forward", lambda: Forward(evaluation))
         if not len(evaluation.bins("test")) or not forward.predicts():
             return []
-        ends, units = forward.ends("test"), tuple(range(layout.n_units))
-        counts = forward.of.activity("test").numpy()[ends]
-        recorded = forward.of.recorded("test")
-        there = None if recorded is None else recorded.numpy()[ends]
-        if not (counts if there is None else counts[there]).any():
-            return []
+        of, units, ends = forward.of, tuple(range(layout.n_units)), forward.ends("test")
         if evaluation.positive_rates:
-            rates, settings = forward.rates("test")[ends], ""
+            rates, settings = forward.rates("test"), ""
+            bits = bits_of(of, "test", units, lambda rows: rates[rows], ends)
         else:
-            fitted = forward.ends("train")
-            if not fitted.any():
+            fitted = np.flatnonzero(forward.ends("train"))
+            fitted = fitted[thinned(len(fitted))]
+            if not len(fitted):
                 return []
-            seen = forward.of.recorded("train")
-            readout = fit_readout(
-                forward.regressors("train"),
-                forward.of.activity("train")[fitted],
-                None if seen is None else seen[fitted],
-            )
-            rates, settings = readout.rates(forward.regressors("test")), readout.settings
-        if not np.isfinite(rates).all():
+            train, test = forward.regressors("train"), forward.regressors("test")
+            seen = of.recorded("train", rows=fitted)
+            readout = fit_readout(train[fitted], of.activity("train", rows=fitted), seen)
+            settings = readout.settings
+            bits = bits_of(of, "test", units, lambda rows: readout.rates(test[rows]), ends)
+        if bits is None or not np.isfinite(bits.value):
             return []
         note = "; ".join(filter(None, (f"last {1000 * AHEAD_S:.0f} ms of trials", settings)))
-        score = rates_score(self.name, layout.session, rates, counts, there, forward.of.groups("test")[ends], note)
-        return [replace(score, ceiling=true_bits(forward.of, units, counts, there, ends))]
+        return [replace(scored(self.name, layout.session, bits, note), ceiling=true_bits(of, units, ends))]

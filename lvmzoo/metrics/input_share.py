@@ -8,7 +8,7 @@ import numpy as np
 
 from lvmzoo.metrics.base import Evaluation, Score
 from lvmzoo.metrics.poisson import log_rates
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.streamed import r2_of
 from lvmzoo.models.base import InfersInputs
 
 __all__ = ["InputShare"]
@@ -32,8 +32,13 @@ class InputShare:
         if not model.infers_inputs or not len(evaluation.bins("test")):
             return []
         whole, alone = evaluation.rates("test"), evaluation.view("test", model.undriven_rates)
-        whole, alone = (log_rates(evaluation, rates) for rates in (whole, alone))
-        kept, spread = r2(whole, alone, evaluation.groups("test"), pooled=True)
+        kept, spread = r2_of(
+            evaluation,
+            "test",
+            lambda rows: log_rates(evaluation, whole[rows]),
+            lambda rows: log_rates(evaluation, alone[rows]),
+            pooled=True,
+        )
         if not np.isfinite(kept):
             return []
         note = "of the variance of log rates is lost without inferred inputs"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import numpy as np
-from jaxtyping import Float
 
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.spread import finite
+from lvmzoo.metrics.streamed import Piece, fit_affine, r2_of
 
-__all__ = ["LatentR2", "affine"]
+__all__ = ["LatentR2"]
 
 
 class LatentR2:
@@ -24,30 +27,44 @@ class LatentR2:
 
     def __call__(self, evaluation: Evaluation) -> list[Score]:
         """Return both rows where the true latents are known."""
-        train, test = (evaluation.truth(part, "latents") for part in ("train", "test"))
-        if train is None or test is None or not len(train) or not len(test):
+        if not all(_known(evaluation, part) for part in ("train", "test")):
             return []
-        true = {"train": train, "test": test}
-        inferred = {part: evaluation.latents(part) for part in ("train", "test")}
-        directions = {
-            "latent_r2": (inferred, true, "Recovery R2: affine map inferred -> true"),
-            "state_r2": (true, inferred, "State R2: affine map true -> inferred"),
-        }
         scores = []
-        for name, (source, target, note) in directions.items():
-            predicted = affine(source["train"], target["train"], source["test"])
-            value, spread = r2(target["test"], predicted, evaluation.groups("test"), pooled=True)
+        for name, way, note in (
+            ("latent_r2", (_inferred, _true), "Recovery R2: affine map inferred -> true"),
+            ("state_r2", (_true, _inferred), "State R2: affine map true -> inferred"),
+        ):
+            value, spread, validation = _r2(evaluation, *way)
             if np.isfinite(value):
-                scores.append(Score(name, value, evaluation.layout.session, spread=spread, n=len(predicted), note=note))
+                session, n = evaluation.layout.session, len(evaluation.bins("test"))
+                scores.append(Score(name, value, session, spread=spread, n=n, note=note, validation=finite(validation)))
         return scores
 
 
-def affine(
-    source: Float[np.ndarray, "train_bin source"],
-    target: Float[np.ndarray, "train_bin target"],
-    new: Float[np.ndarray, "bin source"],
-) -> Float[np.ndarray, "bin target"]:
-    """Return what the affine least-squares map from ``source`` to ``target`` predicts for ``new``."""
-    center, offset = source.mean(0), target.mean(0)
-    weights = np.linalg.lstsq(source - center, target - offset, rcond=1e-10)[0]
-    return (new - center) @ weights + offset
+def _known(evaluation: Evaluation, part: str) -> bool:
+    return "latents" in evaluation.trials(part).truth and len(evaluation.bins(part)) > 0
+
+
+def _true(evaluation: Evaluation, part: str) -> Piece:
+    return lambda rows: cast("np.ndarray", evaluation.truth(part, "latents", rows))
+
+
+def _inferred(evaluation: Evaluation, part: str) -> Piece:
+    latents = evaluation.latents(part)
+    return lambda rows: latents[rows]
+
+
+def _r2(
+    evaluation: Evaluation, source: Callable[[Evaluation, str], Piece], target: Callable[[Evaluation, str], Piece]
+) -> tuple[float, float | None, float]:
+    """Return the value with its spread, and that on validation data (NaN without any)."""
+    of, to = source(evaluation, "train"), target(evaluation, "train")
+    fitted = fit_affine((of(rows), to(rows)) for rows in evaluation.pieces("train"))
+
+    def scored(part: str) -> tuple[float, float | None]:
+        if not _known(evaluation, part):
+            return float("nan"), None
+        of, to = source(evaluation, part), target(evaluation, part)
+        return r2_of(evaluation, part, to, lambda rows: fitted(of(rows)), pooled=True)
+
+    return *scored("test"), scored("validation")[0]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-__all__ = ["Coordinates", "PoissonReadout", "fit_readout", "whitening"]
+__all__ = ["Coordinates", "PoissonReadout", "fit_readout", "thinned", "whitening"]
 
 PENALTIES = tuple(10.0 ** np.arange(4, -3, -1))  # inverse prior variances of a readout weight
 FOLDS, STRETCHES = 5, 5  # each fold is of stretches spread over the recording: drift is not to decide
@@ -20,7 +20,7 @@ FOLD_BINS, FOLD_UNITS = 2000, 64  # of each fold, that the choice of the penalty
 CLEARLY = 0.01  # share of the information by which latents in their own scale have to be better
 LARGEST = 100_000  # bins that a readout is fitted on; longer recordings are thinned evenly
 PSEUDO_SPIKES = 0.5  # keep the readout of a silent unit finite
-CHUNK_ENTRIES = 16_000_000  # bins x units whose rates are held at once
+CHUNK_ENTRIES = 4_000_000  # bins x units whose rates are held at once
 CG_STEPS, CG_TOLERANCE = 50, 1e-3  # of the squared residual: the equations are solved to a thirtieth
 
 
@@ -93,7 +93,7 @@ def fit_readout(
     coordinates : that are taken as they are; None: chosen as said above.
     penalty : the inverse prior variance of a weight, with ``coordinates``; None: chosen as said above.
     """
-    thin = slice(None, None, -(-len(latents) // LARGEST) or 1)
+    thin = thinned(len(latents))
     x = torch.from_numpy(np.ascontiguousarray(latents[thin]))
     center = x.mean(0) if coordinates is None else coordinates.center
     choices = []
@@ -110,9 +110,14 @@ def fit_readout(
     return PoissonReadout(center, basis, _newton(data, penalty), penalty, not clearly)
 
 
+def thinned(bins: int) -> slice:
+    """Return which of so many bins a readout is fitted on."""
+    return slice(None, None, -(-bins // LARGEST) or 1)
+
+
 def whitening(latents: Float[np.ndarray, "bin latent"]) -> Coordinates:
     """Return the map of latents to uncorrelated coordinates of unit variance."""
-    x = torch.from_numpy(latents)
+    x = torch.from_numpy(np.ascontiguousarray(latents[thinned(len(latents))]))
     return Coordinates(x.mean(0), next(iter(_bases(x, x.mean(0)))))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from lvmzoo.batch import Observation
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.condition_means import SMOOTHING_S, ByCondition, by_condition, smoothed
+from lvmzoo.metrics.condition_means import SMOOTHING_S, ByCondition, by_condition, predicted, smoothed
 from lvmzoo.metrics.spread import r2
 from lvmzoo.models.base import Reconstructs
 
@@ -39,16 +39,14 @@ class PsthR2:
 
 
 def _score(evaluation: Evaluation, cells: ByCondition, name: str, units: tuple[int, ...], seen: bool) -> Score:
-    activity = smoothed(evaluation, units)
-    rates = evaluation.rates("test")[:, list(units)].astype(np.float64)
-    recorded = evaluation.recorded("test", units)
-    there = np.ones(activity.shape, dtype=bool) if recorded is None else recorded.numpy()
-    measured = cells.means(activity, there)
-    ceilings = _ceilings(measured, cells.noise(activity, there))
+    activity, rates = smoothed(evaluation, units), evaluation.rates("test")
+    averages = cells.averages(activity)
+    measured, said = averages.means, cells.averages(predicted(evaluation, units, lambda rows: rates[rows]))
+    ceilings = _ceilings(measured, cells.noise(measured, activity))
     told = ceilings > 0
-    value = _r2(measured[:, told], cells.means(rates, there)[:, told])
-    pairs = zip(cells.without_groups(activity, there), cells.without_groups(rates, there), strict=True)
-    without = np.array([_r2(left[:, told], predicted[:, told]) for left, predicted in pairs])
+    value = _r2(measured[:, told], said.means[:, told])
+    pairs = zip(averages.without_groups(), said.without_groups(), strict=True)
+    without = np.array([_r2(left[:, told], right[:, told]) for left, right in pairs])
     spread = float(np.sqrt((cells.groups - 1) * np.mean((without - without.mean()) ** 2)))
     few, many = cells.trials
     number = f"{few}" if few == many else f"{few} to {many}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
+from jaxtyping import Float
 
 from lvmzoo.batch import Observation
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.spread import finite
+from lvmzoo.metrics.streamed import r2_of
 from lvmzoo.models.base import Reconstructs
 
 __all__ = ["RateR2"]
@@ -24,18 +28,28 @@ class RateR2:
 
     def __call__(self, evaluation: Evaluation) -> list[Score]:
         """Return a row for the units that the model saw, and one for held-out units where there are any."""
-        layout = evaluation.layout
-        truth = evaluation.truth("test", "rates")
-        if layout.observation is not Observation.COUNTS or truth is None or not len(truth):
+        layout, bins = evaluation.layout, len(evaluation.bins("test"))
+        if layout.observation is not Observation.COUNTS or "rates" not in evaluation.trials("test").truth or not bins:
             return []
         scores = []
         for name, units in (("rate_r2", layout.held_in), ("co_rate_r2", layout.held_out)):
             if not units:
                 continue
-            rates = evaluation.rates("test")[:, list(units)].astype(np.float64)
-            value, spread = r2(truth[:, list(units)], rates, evaluation.groups("test"))
+            (value, spread), (validation, _) = (_r2(evaluation, part, units) for part in ("test", "validation"))
             if np.isfinite(value):
+                seen = units == layout.held_in
                 scores.append(
-                    Score(name, value, layout.session, spread=spread, n=len(truth), seen=units == layout.held_in)
+                    Score(name, value, layout.session, spread=spread, n=bins, seen=seen, validation=finite(validation))
                 )
         return scores
+
+
+def _r2(evaluation: Evaluation, part: str, units: tuple[int, ...]) -> tuple[float, float | None]:
+    if not len(evaluation.bins(part)) or "rates" not in evaluation.trials(part).truth:
+        return float("nan"), None
+    rates, columns = evaluation.rates(part), list(units)
+
+    def true(rows: slice) -> Float[np.ndarray, "bin unit"]:
+        return cast("np.ndarray", evaluation.truth(part, "rates", rows))[:, columns]
+
+    return r2_of(evaluation, part, true, lambda rows: rates[rows][:, columns])

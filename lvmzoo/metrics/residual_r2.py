@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
+from jaxtyping import Float
 
 from lvmzoo.batch import Observation
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.condition_means import by_condition
-from lvmzoo.metrics.spread import r2
+from lvmzoo.metrics.condition_means import by_condition, predicted, raw
+from lvmzoo.metrics.streamed import Piece, r2_of
 from lvmzoo.models.base import Reconstructs
 
 __all__ = ["ResidualR2"]
@@ -37,21 +40,32 @@ class ResidualR2:
 def _scores(evaluation: Evaluation, name: str, units: tuple[int, ...], seen: bool) -> list[Score]:
     cells = by_condition(evaluation)
     assert cells is not None
-    activity = evaluation.activity("test", units).double().numpy()
-    recorded = evaluation.recorded("test", units)
-    there = np.ones(activity.shape, dtype=bool) if recorded is None else recorded.numpy()
-    in_time = np.argsort(cells.order)  # groups of bins have to follow each other
-    groups, zero = evaluation.groups("test")[cells.order][in_time], np.zeros(len(units))
-    truth = cells.residuals(activity, there)[in_time]
+    activity = raw(evaluation, units)
+    means = cells.averages(activity).means
 
-    def of(rates: np.ndarray) -> tuple[float, float | None]:
-        left = cells.residuals(rates[:, list(units)].astype(np.float64), there)[in_time]
-        return r2(truth, left, groups, pooled=True, center=zero)
+    def left(rows: slice) -> Float[np.ndarray, "bin unit"]:
+        return cells.residuals(means, activity(rows), rows)
 
-    value, spread = of(evaluation.rates("test"))
+    def of(rates: Piece) -> tuple[float, float | None]:
+        said = predicted(evaluation, units, rates)
+        own = cells.averages(said).means
+        center, among = np.zeros(len(units)), cells.pair >= 0
+        return r2_of(
+            evaluation,
+            "test",
+            left,
+            lambda rows: cells.residuals(own, said(rows), rows),
+            among=among,
+            pooled=True,
+            center=center,
+        )
+
+    rates = evaluation.rates("test")
+    value, spread = of(lambda rows: rates[rows])
     if not np.isfinite(value):
         return []
-    oracle = evaluation.truth("test", "rates") if evaluation.layout.observation is Observation.COUNTS else None
-    ceiling = None if oracle is None else of(oracle)[0]
-    n = int(np.isfinite(truth).any(1).sum())
+    ceiling = None
+    if evaluation.layout.observation is Observation.COUNTS and "rates" in evaluation.trials("test").truth:
+        ceiling = of(lambda rows: cast("np.ndarray", evaluation.truth("test", "rates", rows)))[0]
+    n = sum(int(np.isfinite(left(rows)).any(1).sum()) for rows in cells.pieces)
     return [Score(name, value, evaluation.layout.session, spread=spread, n=n, seen=seen, ceiling=ceiling)]

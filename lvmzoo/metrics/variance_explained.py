@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+from jaxtyping import Float
 
 from lvmzoo.metrics.base import Evaluation, Score
-from lvmzoo.metrics.spread import finite, r2
+from lvmzoo.metrics.spread import finite
+from lvmzoo.metrics.streamed import r2_of
 from lvmzoo.models.base import Communicates
 
 __all__ = ["VarianceExplained"]
@@ -49,16 +51,28 @@ class VarianceExplained:
 def _nse(evaluation: Evaluation, part: str, target: str) -> tuple[float, float | None]:
     if not len(evaluation.bins(part)):
         return float("nan"), None
-    region = evaluation.layout.region(target)
-    train, truth = (observed(evaluation, name, region) for name in ("train", part))
-    predicted, center = evaluation.predictions(part, target), np.nan_to_num(np.nanmean(train, axis=0))
-    return r2(truth, predicted.astype(np.float64), evaluation.groups(part), pooled=True, center=center)
+    region, predicted = evaluation.layout.region(target), evaluation.predictions(part, target)
+    total, count = 0.0, 0.0
+    for rows in evaluation.pieces("train"):
+        train = observed(evaluation, "train", region, rows)
+        total, count = total + np.nansum(train, axis=0), count + np.isfinite(train).sum(0)
+    center = total / np.maximum(count, 1)
+    return r2_of(
+        evaluation,
+        part,
+        lambda rows: observed(evaluation, part, region, rows),
+        lambda rows: predicted[rows],
+        pooled=True,
+        center=center,
+    )
 
 
-def observed(evaluation: Evaluation, part: str, units: slice | tuple[int, ...]) -> np.ndarray:
-    """Return the activity of some units as floats, NaN where it was not recorded."""
-    values = evaluation.activity(part, units).double()
-    recorded = evaluation.recorded(part, units)
+def observed(
+    evaluation: Evaluation, part: str, units: slice | tuple[int, ...], rows: slice = slice(None)
+) -> Float[np.ndarray, "bin unit"]:
+    """Return the activity of some units in the valid bins, or some of these, as floats; NaN where none was recorded."""
+    values = evaluation.activity(part, units, rows).double()
+    recorded = evaluation.recorded(part, units, rows)
     if recorded is not None:
         values = values.masked_fill(~recorded, float("nan"))
     return values.numpy()

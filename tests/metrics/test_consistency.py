@@ -78,6 +78,7 @@ def test_a_run_of_several_sessions_says_how_consistent_they_are():
     scores = between_sessions(evaluations)
     assert [(score.session, score.target) for score in scores] == [("toy", "to toy")] * 2
     assert all(score.value == pytest.approx(1.0) for score in scores)
+    assert all(score.spread is not None and score.chance < 1.0 and score.p == 1 / 21 for score in scores)
     assert "aligned on heading" in scores[0].note
     assert "aligned on velocity" in between_sessions(evaluations, ("velocity",))[0].note
     assert between_sessions(evaluations[:1]) == []

@@ -149,7 +149,9 @@ def test_models_can_be_chosen_on_validation_data(model, observation):
     found = table(evaluate(fitted, [session]))
     moved = table(evaluate(fitted, [replace(session, test=session.validation)]))
     chosen = [key for key, row in found.items() if row.validation is not None]
-    expected = {"co_bps", "bits_per_spike"} if observation is Observation.COUNTS else {"co_r2", "activity_r2"}
+    counts = {"co_bps", "bits_per_spike", "rate_r2", "co_rate_r2"}
+    expected = counts if observation is Observation.COUNTS else {"co_r2", "activity_r2"}
+    expected = expected | {"latent_r2", "state_r2"}
     assert {metric for metric, _ in chosen} == expected | ({"variance_explained"} if model is Full else set())
     for key in chosen:
         assert found[key].validation == pytest.approx(moved[key].value, abs=1e-12)
@@ -171,15 +173,6 @@ def test_behavior_rows_fit_their_kind():
     assert (
         found["behavior_r2", "velocity"].n < found["behavior_accuracy", "side"].n
     )  # bins without a label are not counted
-
-
-def test_chunks_do_not_matter(monkeypatch):
-    session = make_session()
-    whole = evaluate(Full(session), [session])
-    monkeypatch.setattr("lvmzoo.metrics.base.CHUNK_ENTRIES", 900)
-    assert [row.value for row in evaluate(Full(session), [session])] == pytest.approx(
-        [row.value for row in whole], rel=1e-9
-    )
 
 
 def test_baselines_bound_a_model():
