@@ -18,6 +18,7 @@ import torch
 from lvmzoo import registry
 from lvmzoo.adapt import take_over
 from lvmzoo.batch import Layout
+from lvmzoo.checkpoint import remove_partial
 from lvmzoo.config import Experiment
 from lvmzoo.context import full_disk, log_file, telling, threads
 from lvmzoo.data.load import load, prepare
@@ -25,6 +26,7 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session
 from lvmzoo.errors import DivergedError, UserError
 from lvmzoo.fit import fit
+from lvmzoo.memory import check_memory
 from lvmzoo.metrics import score_all
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.decode import Decoder
@@ -91,10 +93,13 @@ def _train(
     entry = registry.get(experiment.model.name)
     if folder is not None:
         experiment = dataclasses.replace(read_experiment(folder), resume=str(folder))
+        if write:
+            remove_partial(folder)
         entry = registry.get(experiment.model.name)
         saved = begun(folder, _recommended(experiment, entry))
     experiment = _recommended(experiment, entry)
     recordings = load(experiment.data) if recordings is None else recordings
+    check_memory(experiment, recordings, entry.model)
     sessions = prepare(recordings, experiment.data, window_bins=entry.window_bins(experiment.model))
     if trained is None and experiment.adapt is not None:
         trained = load_run(experiment.adapt).model

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lvmzoo.checkpoint import check_space, remove_partial, write_checkpoint
+from lvmzoo.checkpoint import check_space, write_checkpoint
 from lvmzoo.errors import DivergedError
 from lvmzoo.learners.callbacks import Learner, Record
 from lvmzoo.learners.gradient import GradientLearner
@@ -61,7 +61,6 @@ class Checkpoints(pl.Callback):
         self.good = _copied(self._state(trainer, learner))
         if self._path is not None and trainer.is_global_zero:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            remove_partial(self._path.parent.parent)
             moments = 2 if isinstance(learner, GradientLearner) else 0  # of the optimizer, for each parameter
             check_space(self._path.parent, 3 * (2 + moments) * _size(self.good["model"]))
 
