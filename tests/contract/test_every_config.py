@@ -14,7 +14,7 @@ from lvmzoo.config import DataConfig, Experiment, LoggerConfig, SplitConfig, Tra
 from lvmzoo.errors import UserError
 from lvmzoo.fields import describe_fields
 from lvmzoo.models.base import GradientModel
-from lvmzoo.store import compose, config_folder
+from lvmzoo.store import compose, config_folder, load, parse
 from lvmzoo.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,3 +118,19 @@ def test_every_experiment_is_run() -> None:
 def test_every_field_says_what_it_means(config: type) -> None:
     silent = [field.name for field in describe_fields(config) if not field.meaning and field.name != "name"]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_every_model_has_settings_worth_trying(name: str) -> None:
+    composed = load([f"sweep={name}"], hydra=True)
+    assert composed.model.name == name
+    tried = parse([f"{key}={values}" for key, values in composed.hydra.sweeper.params.items()])
+    assert all(override.is_sweep_override() for override in tried)
+    named = {o.get_key_element(): list(o.sweep_string_iterator()) for o in tried if o.is_discrete_sweep()}
+    for place in (0, -1):
+        compose([f"sweep={name}", *(f"{key}={values[place]}" for key, values in named.items())])
+
+
+def test_searches_prune_the_models_that_are_fitted_by_gradient() -> None:
+    for name, entry in registry.entries().items():
+        assert bool(compose([f"sweep={name}"]).prune) == issubclass(entry.model, GradientModel), name
