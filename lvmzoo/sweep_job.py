@@ -30,6 +30,7 @@ __all__ = ["attempt", "run_job", "train_job"]
 
 GRACE_S = 30.0  # that a job has to save and end after a signal
 POLL_S = 0.2
+CO_SMOOTHING = ("co_bps", "co_r2")
 PRELOADED = ["lvmzoo.train", "lvmzoo.report.page"]  # once in a process from which those of the jobs are forked
 
 logger = logging.getLogger("lvmzoo")
@@ -170,12 +171,18 @@ def train_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], cal
 
 
 def _objective(finished: Run) -> dict[str, float]:
-    """Return what a search minimizes: the lowest validation loss, or minus the highest held-out log-likelihood."""
+    """Return what a search minimizes, nothing where there is no such thing.
+
+    Minus the co-smoothing of held-out units in validation data, where units are held out: it tells how many latents
+    there are where a likelihood goes on rising. Else the lowest validation loss, or minus the highest held-out
+    log-likelihood.
+    """
+    smoothed = [s.validation for s in finished.scores if s.metric in CO_SMOOTHING and s.validation is not None]
+    found = [-sum(smoothed) / len(smoothed)] if smoothed else []
     for column, sign in (("validation/loss", 1.0), ("validation/log_likelihood_per_bin", -1.0)):
         if column in finished.history:
-            lowest = float((sign * finished.history[column]).min())
-            return {"objective": lowest} if math.isfinite(lowest) else {}
-    return {}
+            found.append(float((sign * finished.history[column]).min()))
+    return {"objective": found[0]} if found and math.isfinite(found[0]) else {}
 
 
 def _end_with_parent() -> None:
