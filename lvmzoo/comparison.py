@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lvmzoo.comparison_settings import FOLD, SEED, number_of, settings_of
-from lvmzoo.flags import Flag, flags
+from lvmzoo.flags import Flag, flags, not_compared
 from lvmzoo.pooling import Value, key_of, mean, pool, values_of
 
 __all__ = ["Column", "Comparison", "Row", "compare"]
@@ -101,6 +101,7 @@ class Comparison:
     validated: bool  # the order was chosen on validation data
     nested: Mapping[str, Value]  # data -> test score of the settings that are the best on validation data in each fold
     common: Mapping[str, list[Flag]]  # data -> warnings of all its rows: of the data and their split, not of a model
+    not_compared: Mapping[str, str]  # data -> why no row of it could be found below a baseline
 
     @property
     def lead(self) -> Column | None:
@@ -162,15 +163,17 @@ def compare(outcomes: Sequence[Mapping[str, Any]]) -> Comparison:
         return of_data[row.data], bool(row.failed), False, judged if lead.lower else -judged
 
     rows.sort(key=order)
-    nested, common = {}, {}
+    nested, common, unjudged = {}, {}, {}
     for data in of_data:
         there = [row for row in rows if row.data == data and not row.failed]
         finished = [members[row.settings] for row in there]
         _flag(there, finished, outcomes)
         common[data] = _common(there)
+        if reason := not_compared([outcomes[place] for places in finished for place in places]):
+            unjudged[data] = reason
         if lead and validated and (found := _nested(lead, finished, outcomes, runs)):
             nested[data] = found
-    return Comparison(settings.headings, metrics, rows, validated, nested, common)
+    return Comparison(settings.headings, metrics, rows, validated, nested, common, unjudged)
 
 
 def _columns(outcomes: Sequence[Mapping[str, Any]], found: set[str]) -> list[Column]:

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Flag", "flags"]
+__all__ = ["Flag", "flags", "not_compared"]
 
 BASELINES = ("smoothing", "pca", "factor_analysis")
 # What a baseline is compared on: the first of these that the model has. Nothing here is of units, in bins, that the
 # model saw: there, smoothed activity explains its own noise.
 UNSEEN = ("co_bps", "co_r2", "co_rate_r2", "latent_r2", "fp_bps")
+SEEN = ("bits_per_spike", "activity_r2")  # of what the model saw; models of activity have one of these or of UNSEEN
 FEW_SHOTS = "few_shot_co_bps_"
 NEAR = 0.9  # of the best co-bps: near enough to pass for the best
 RIVAL = 0.75  # of the best co-bps: says enough for what it keeps with few trials to be a measure
@@ -52,6 +53,28 @@ def flags(outcomes: Sequence[Mapping[str, Any]]) -> list[list[Flag]]:
     invented, below = _invented(names, runs), _below(names, runs)
     found = zip(invented, below, map(_driven, runs), map(_leaky, runs), strict=True)
     return [[flag for flag in of_run if flag is not None] for of_run in found]
+
+
+def not_compared(outcomes: Sequence[Mapping[str, Any]]) -> str:
+    """Return why no run could be found below a baseline; "" where one could, or where no run is of activity.
+
+    Parameters
+    ----------
+    outcomes : as for ``flags``.
+    """
+    runs = [(str(outcome.get("model", "")), _values(outcome.get("scores") or [])) for outcome in outcomes]
+    baselines = [run for name, run in runs if name in BASELINES and run]
+    others = [run for name, run in runs if name not in BASELINES and not {*UNSEEN, *SEEN}.isdisjoint(run)]
+    if not others:
+        return ""
+    if not baselines:
+        return f"None of them is a baseline ({', '.join(BASELINES)}): whether a model is below one is not known."
+    if any(key in run and key in baseline for run in others for baseline in baselines for key in UNSEEN):
+        return ""
+    return (
+        "Models and baselines have no score in common of units or bins that they did not see: whether a model is below "
+        "a baseline is not known. Hold units out: data.split.held_out_units=0.2."
+    )
 
 
 def _invented(names: Sequence[str], runs: Sequence[Mapping[str, _Value]]) -> list[Flag | None]:
@@ -148,8 +171,8 @@ def _leaky(run: Mapping[str, _Value]) -> Flag | None:
         return None
     return Flag(
         "leaky split",
-        f"On this split, slow drifts are decoded from others, independent of them, at R2 {canary.mean:.2f}: what is "
-        "decoded from latents may be drift of the recording.",
+        f"On this split, slow drifts or noise are decoded from others, independent of them, at R2 {canary.mean:.2f}: "
+        "what is decoded from latents may be drift of the recording.",
     )
 
 

@@ -16,6 +16,7 @@ from lvmzoo.data.trials import Session
 from lvmzoo.errors import UserError
 from lvmzoo.metrics import METRICS
 from lvmzoo.metrics.base import Evaluation
+from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.models.base import Communicates, GradientModel, Model, Reconstructs, Scores
 from lvmzoo.run import Run
 
@@ -24,12 +25,13 @@ __all__ = ["HELD_OUT_UNITS", "Measure", "is_number", "measure_of", "refuse_other
 HELD_OUT_UNITS = 0.25  # for co-smoothing, where data.split.held_out_units says nothing
 FEWEST_UNITS = 8  # of which a quarter is held out
 SMOOTHING = ("data.smoothing_s", "data.causal_smoothing")
+JUDGES = {**METRICS, "behavior_r2": BehaviorR2(chance=False)}  # a choice between values needs no null
 CHANGES_NOTHING = ("data.inputs",)  # of the data, in what is predicted
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of METRICS, and those of its rows that count; higher is better."""
+    """A metric of ``JUDGES``, and those of its rows that count; higher is better."""
 
     metric: str
     row: str  # names of rows begin with it
@@ -43,7 +45,7 @@ class Measure:
         found = [
             score.value
             for session in run.sessions
-            for score in METRICS[self.metric](Evaluation(run.model, session, run.experiment.seed))
+            for score in JUDGES[self.metric](Evaluation(run.model, session, run.experiment.seed))
             if score.metric.startswith(self.row) and score.better == "higher"
         ]
         return float(np.mean(found)) if found else math.nan

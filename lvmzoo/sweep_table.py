@@ -15,7 +15,7 @@ from lvmzoo.comparison import REGIONS, Column, Comparison, Row
 from lvmzoo.pooling import Value
 from lvmzoo.run import write_text
 
-__all__ = ["NONE", "body", "legend", "number", "order", "show", "warnings", "write"]
+__all__ = ["NONE", "body", "legend", "limits", "number", "order", "show", "warnings", "write"]
 
 WRONG = "directions wrong"
 FLAGS = "flags"
@@ -73,7 +73,7 @@ def write(folder: Path, comparison: Comparison) -> None:
     headings, body_lines = body(comparison)
     lines = [headings, ["---"] * len(headings), *body_lines]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    remarks = [*order(comparison), *legend(comparison, comparison.shown)]
+    remarks = [*order(comparison), *limits(comparison), *legend(comparison, comparison.shown)]
     warned = "".join(f"- {line}\n" for line in warnings(comparison))
     write_text(
         folder / "table.md",
@@ -116,6 +116,12 @@ def order(comparison: Comparison) -> Iterator[str]:
             f"Choosing on validation data in every fold gives {lead.key} {number(value)} on test data"
             f"{f' ({data})' if data else ''}."
         )
+
+
+def limits(comparison: Comparison) -> Iterator[str]:
+    """Say what no flag could have told."""
+    for data, reason in comparison.not_compared.items():
+        yield reason + (f" ({data})" if data else "")
 
 
 def legend(comparison: Comparison, columns: Sequence[Column]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from lvmzoo.config import DataConfig, Experiment, SplitConfig
-from lvmzoo.flags import flags
+from lvmzoo.flags import flags, not_compared
 from lvmzoo.metrics import METRICS, Evaluation
 from lvmzoo.models.single_region.gpfa import GPFAConfig
 from lvmzoo.models.single_region.pca import PCAConfig
@@ -131,3 +131,11 @@ def test_interleaved_trials_are_told():
 def test_a_failed_run_has_no_flags():
     assert flags([{"model": "lds", "code": 1, "error": ["Error: none"], "overrides": []}]) == [[]]
     assert flags([]) == []
+
+
+def test_it_is_said_where_no_model_could_be_found_below_a_baseline():
+    assert "None of them is a baseline" in not_compared([SOUND, SOUND])
+    assert "held_out_units" in not_compared([outcome("lds", bits_per_spike=0.2), outcome("pca", bits_per_spike=0.1)])
+    assert not_compared([SOUND, outcome("pca", co_bps=0.1)]) == ""
+    assert not_compared([outcome("reduced_rank_regression", variance_explained=0.1)]) == ""  # not of activity
+    assert not_compared([outcome("pca", co_bps=0.1), {"model": "lds"}]) == ""  # failed
