@@ -69,7 +69,7 @@ def present(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
     console.print(sweep_table.show(comparison))
     for line in sweep_table.warnings(comparison):
         console.print(f"! {line}", style="yellow", markup=False, soft_wrap=True)
-    for line in sweep_table.order(comparison):
+    for line in (*sweep_table.order(comparison), *sweep_table.limits(comparison)):
         console.print(line, markup=False)
     console.print(" ".join(sweep_table.legend(comparison, comparison.shown)), style="dim", markup=False)
     print(f"Table: {folder / 'table.md'}")

@@ -17,11 +17,12 @@ from lvmzoo.comparison import Column, Comparison, Row, compare
 from lvmzoo.comparison_settings import FOLD, SEED, number_of
 from lvmzoo.flags import Flag
 from lvmzoo.report.comparison_figures import decoding_figures, forecast_figures
+from lvmzoo.report.likeness import likeness_figures
 from lvmzoo.report.page import Item, Section, write_page
 from lvmzoo.report.side_by_side import consistency_figures, latent_figures
 from lvmzoo.sentences import duration
 from lvmzoo.sweep_runs import SavedRun, read_runs
-from lvmzoo.sweep_table import legend, number, order
+from lvmzoo.sweep_table import legend, limits, number, order
 
 __all__ = ["write_leaderboard"]
 
@@ -71,6 +72,7 @@ def write_leaderboard(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path
     sections = [
         Section("latents", "Latents side by side").draw(lambda: latent_figures(shown)),
         Section("consistency", "Consistency").draw(lambda: consistency_figures(shown) if len(runs) > 1 else iter(())),
+        Section("dynamics", "Dynamics").draw(lambda: likeness_figures(shown)),
         Section("forecasts", "Forecasts").draw(lambda: _of_groups(comparison, runs, forecasts=True)),
         Section("decoding", "Decoding").draw(lambda: _of_groups(comparison, runs, forecasts=False)),
     ]
@@ -89,7 +91,7 @@ def write_leaderboard(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path
         ],
         "flagged": any(row.flags for row in comparison.rows),
         "wrong": any(row.wrong for row in comparison.rows),
-        "order": " ".join(order(comparison)),
+        "order": " ".join([*order(comparison), *limits(comparison)]),
         "common": [(data, flag) for data, flags in comparison.common.items() for flag in flags],
         "notes": " ".join(_notes(comparison, columns, runs)),
         "sections": [section for section in sections if not section.empty],
@@ -186,7 +188,7 @@ def _notes(comparison: Comparison, columns: Sequence[Column], runs: Mapping[int,
     if any(value.ceiling is not None for value in values):
         yield "Of …: the ceiling, the most that can be reached with the noise of these data."
     if any(value.chance is not None for value in values):
-        yield "Chance: what one in twenty readouts of shuffled labels reaches."
+        yield "Chance: what one in twenty shuffles of the labels reaches."
     if any("goodness_of_fit" in name for name in names):
         yield "Goodness of fit of positives in time and by label answers different questions; compare within a column."
     if any(run.shifted for run in runs.values()):

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from conftest import Outline
 
+from lvmzoo.batch import Layout, Observation
+from lvmzoo.comparison import Row
 from lvmzoo.report.leaderboard import write_leaderboard
+from lvmzoo.report.likeness import likeness_figures
+from lvmzoo.sweep_runs import SavedRun
 
 EVIL = "<script>alert(1)</script>"
 VALUES = {"pca": (0.25, 3.0), "lds": (0.31, 120.0), "poisson_lds": (0.28, 40.0), "lfads": (-0.1, 900.0)}
@@ -193,3 +197,32 @@ def test_chromium_shows_it_without_an_error_and_nothing_sticks_out(outcomes, chr
     drawn = (pixels < 0.97).any(2)
     assert drawn[:400].any()
     assert drawn[:, -4:].mean() < 0.01  # but the rules of the list of sections
+
+
+def test_dynamics_and_what_latents_span_are_compared_pair_by_pair(tmp_path: Path):
+    random = np.random.default_rng(0)
+    layout = Layout("monday", {"M1": 2}, ("a", "b"), Observation.COUNTS, 0.02)
+    turn = np.array([[0.9, -0.4], [0.4, 0.9]])
+    shown, first = [], []
+    for job, (name, law) in enumerate({"slow": np.eye(2) * 0.98, "turning": turn, "turning too": turn}.items()):
+        trials = []
+        for _ in range(12):
+            x = [random.normal(size=2)]
+            for _ in range(29):
+                x.append(law @ x[-1] + 0.1 * random.normal(size=2))
+            trials.append(np.array(x))
+        folder = tmp_path / name
+        folder.mkdir()
+        stacked = np.concatenate(trials) if job < 2 else first[1] @ [[0.0, 2.0], [1.0, 0.0]]
+        first.append(stacked)
+        named = {"monday/test/latents": stacked, "monday/test/trial": np.repeat(np.arange(12), 30)}
+        np.savez(folder / "latents.npz", **named)
+        shown.append((Row(name, [job], (name,)), [SavedRun(job, folder, "same", {"monday": layout}, False)]))
+    distance, angle = likeness_figures(shown)
+    told = dict(pair.rsplit(" ", 1) for pair in distance.alt.split(": ")[1].split("; "))
+    assert float(told["turning too and turning"]) < 0.5 * float(told["turning and slow"])
+    told = dict(pair.rsplit(" ", 1) for pair in angle.alt.split(": ")[1].split("; "))
+    assert told["turning too and turning"] == "0°"  # an affine map of it
+    assert told["turning and slow"] > "60°"
+    assert "Standard errors over trials" in distance.caption
+    assert list(likeness_figures(shown[:1])) == []
