@@ -12,7 +12,7 @@ import pytest
 from lvmzoo.batch import Observation
 from lvmzoo.errors import UserError
 from lvmzoo.metrics import METRICS
-from lvmzoo.metrics.base import Evaluation
+from lvmzoo.metrics.base import PARTS, Evaluation
 from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.metrics.co_bps import CoBps
 from lvmzoo.metrics.few_shot_co_bps import FewShotCoBps
@@ -79,7 +79,7 @@ def test_pieces_do_not_matter(small_pieces, observation):
 def test_memory_does_not_grow_with_the_number_of_trials(small_pieces):
     small_pieces()
     peaks, bins = [], []
-    for trials in (20, 200, 600):  # the first imports what is needed; groups of trials are twenty in both others
+    for trials in (60, 200, 600):  # the first imports what is needed; groups of trials are twenty in both others
         session = make_session(trials=trials, units=(12, 20), conditions=2)
         evaluation = Evaluation(Full(session), session)
         gc.collect()
@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_the_number_of_trials(small_pieces):
             assert METRICS[name](evaluation)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        bins.append(session.train.n_bins)
+        bins.append(sum(getattr(session, part).n_bins for part in PARTS))
     # Where bins lie, which trial they are of, and sums of each trial; the rates alone are 8 x 32 bytes a bin.
     assert (peaks[2] - peaks[1]) / (bins[2] - bins[1]) < 0.25 * 8 * 32
 
