@@ -106,9 +106,9 @@ NUMBERS = npst.arrays(
     npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=40),
     elements=None,
 )
-COUNTS = npst.arrays(
-    "i8", st.tuples(st.integers(20, 60), st.integers(1, 3)), elements=st.integers(0, 5), fill=st.just(1)
-)
+COUNTS = npst.arrays("i8", st.tuples(st.integers(20, 60), st.integers(1, 3)), elements=st.integers(0, 5))
+ARRAYS = ["counts", "activity", "trial_length_bins", "timestep", "bin_width_s", "region", "unit_id", "x"]
+WORD = st.sampled_from(WORDS) | st.text(max_size=10)
 
 
 def works_or_is_refused(action: Callable[[], Any]) -> None:

@@ -51,7 +51,7 @@ def from_arrays(
             "It is (bins, units), (trials, bins, units), or a list of (bins, units), with at least one bin and unit.",
             "Check the order of the axes: units are last.",
         )
-    if not bin_width_s > 0:
+    if not 0 < bin_width_s < np.inf:
         raise UserError(f"bin_width_s is {bin_width_s}.", "It is a positive number of seconds.", "Try 0.02.")
     values, observation = observation_of(values)
     signals = {}
@@ -60,9 +60,9 @@ def from_arrays(
         if isinstance(activity, np.ndarray) and activity.ndim == 3 and np.shape(series) == activity.shape[:2]:
             series = np.asarray(series)[..., None]  # one value a bin of each trial
         stacked, found = _end_to_end(name, series)
-        if len(stacked) != len(values) or (len(found) == len(lengths) > 1 and (found != lengths).any()):
+        if (bins := int(found.sum())) != len(values) or (len(found) == len(lengths) > 1 and (found != lengths).any()):
             raise UserError(
-                f"Behavior variable '{name}' has {len(stacked)} bins.",
+                f"Behavior variable '{name}' has {bins} bins.",
                 f"The activity has {len(values)} bins in {len(lengths)} trials; behavior must have the same.",
                 "Give one row a bin, in trials as long as those of the activity.",
             )

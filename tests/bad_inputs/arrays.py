@@ -164,7 +164,6 @@ CASES = [
     python("texts", "must be numbers", np.array([["a", "b"]] * 9)),
     python("ragged lists", "activity", [[1, 2], [3]]),
     python("nothing", "activity", []),
-    python("None", "activity", None),
     python("infinite", "infinite values", np.full((50, 3), np.inf)),
     python("behavior too short", "has 299 bins", COUNTS, y=np.ones(299)),
     python("a bin below zero", "bin_width_s", COUNTS, bin_width_s=-1.0),

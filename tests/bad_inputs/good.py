@@ -11,13 +11,18 @@ import numpy as np
 from tests.bad_inputs.arrays import COUNTS
 from tests.bad_inputs.case import Case
 from tests.bad_inputs.configs import HEAD, file
-from tests.bad_inputs.nwb import changed, linked, virtual
+from tests.bad_inputs.nwb import SPEED, changed, linked, virtual
 from tests.bad_inputs.plugins import MODEL, plugin
 from tests.bad_inputs.runs import COMPARE, RESUME, good
 from tests.bad_inputs.runs import changed as run
 
 PRINT = ("--cfg", "job")
-SEARCH = "hydra:\n  sweeper:\n    _target_: hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper\n"
+SWEEP = """hydra:
+  sweeper:
+    _target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper
+    params:
+      model.latents: 1,2
+"""
 
 
 def config(name: str, text: str, says: str) -> Case:
@@ -29,6 +34,13 @@ def arrays(folder: Path) -> Callable[[], object]:
     from lvmzoo import Estimator
 
     return lambda: Estimator("pca", latents=2).fit(COUNTS, np.linspace(0, 1, 300)).transform(COUNTS)
+
+
+def shared_clock(file: h5py.File) -> None:
+    """A second series with the timestamps of the first."""
+    file.copy(SPEED, file["acquisition"], "other")
+    file["acquisition/other"].attrs["object_id"] = "2"
+    linked("acquisition/other/timestamps", h5py.SoftLink(f"/{SPEED}/timestamps"))(file)
 
 
 def npz(folder: Path) -> list[str]:
@@ -43,12 +55,10 @@ def transform(folder: Path) -> list[str]:
 CASES = [
     config("a reference to a setting", "data:\n  smoothing_s: ${data.bin_width_s}\n", "${data.bin_width_s}"),
     config("some aliases", "data:\n  regions: &all [M1, V1]\n  tags: *all\n", "- V1"),
-    config("a sweeper that is Hydra's", SEARCH + "  launcher:\n    n_jobs: 2\n", "seed: 0"),
+    config("a sweeper that is Hydra's", SWEEP, "seed: 0"),
     config("odd names", "name: '<b> & ../x'\ndata:\n  unit_columns:\n    setup: A\n", "setup: A"),
     changed("good: a file as it is", lambda file: None, "A run would use", 0),
-    changed(
-        "good: a link within the file", linked("acquisition/x", h5py.SoftLink("/acquisition/speed")), "A run would", 0
-    ),
+    changed("good: a link within the file", shared_clock, "other", 0),
     changed("good: put together from itself", virtual("."), "A run would use", 0),
     Case("good: counts that compress well", npz, "A run would use", 0),
     Case("good: arrays in Python", arrays, "", 0),

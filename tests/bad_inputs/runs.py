@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from lvmzoo import checkpoint
 from lvmzoo.cli import main
+from lvmzoo.run_files import rebuilding
 from tests.bad_inputs import nwb
 from tests.bad_inputs.case import CANARY, Case, Payload
 
@@ -39,7 +41,8 @@ def good() -> Path:
     data = folder / "session.nwb"
     shutil.copy(nwb.good(), data)
     words = ["model=pca", "model.latents=2", "data=nwb", f"data.path={data}", f"output={folder}", "name=run"]
-    assert main(["train", *words, "report=false", "trainer.progress=false"]) == 0
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(["train", *words, "report=false", "trainer.progress=false"]) == 0
     return folder
 
 
@@ -146,8 +149,15 @@ def large(run: Path) -> None:
     saved(run, {"origin": _Large()})
 
 
-def elsewhere(run: Path) -> None:
-    replaced("config.yaml", "output: ", "output: /proc/nowhere #")(run)
+def terabytes(folder: Path) -> Callable[[], None]:
+    """What a model does whose settings say a million latents."""
+    (folder / "model.safetensors").touch()
+
+    def call() -> None:
+        with rebuilding(folder):
+            torch.zeros(1_000_000, 1_000_000)
+
+    return call
 
 
 BOMB = "a: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
@@ -196,9 +206,10 @@ CASES = [
     changed("eight terabytes", declared(HUGE), "model.safetensors cannot be read"),
     changed("a header of exabytes", declared(b"{}", 2**62), "model.safetensors cannot be read"),
     changed("a deep header", declared(DEEP.encode()), "model.safetensors cannot be read"),
-    changed("a trillion latents", setting("config", "latents", to=10**12), "cannot be rebuilt: MemoryError"),
-    changed("a billion latents", setting("config", "latents", to=10**9), "cannot be rebuilt: MemoryError"),
-    changed("latents below zero", setting("config", "latents", to=-3), "run"),
+    changed("a trillion latents", setting("config", "latents", to=10**12), "cannot be rebuilt"),
+    changed("a billion latents", setting("config", "latents", to=10**9), "cannot be rebuilt"),
+    Case("run: a tensor of eight terabytes", terabytes, "cannot be rebuilt: MemoryError: a tensor of the size"),
+    changed("latents below zero", setting("config", "latents", to=-3), "model.latents is -3"),
     changed("a trillion units", setting("layouts", "0", "units", to={"V1": 10**12}), "run"),
     changed("a checkpoint that asks for a petabyte", large, "There is no usable checkpoint", RESUME),
     changed("aliases of aliases", text("config.yaml", BOMB), "stands for more than 20000 values", RESUME),
@@ -240,7 +251,7 @@ CASES = [
     changed("a format of text", setting("format", to="new"), "cannot be rebuilt"),
     changed("an unknown setting", setting("config", "latens", to=3), "Did you mean 'latents'?"),
     changed("a text for a number", setting("config", "latents", to="many"), "model.latents"),
-    changed("no layout", setting("layouts", to=[]), "run"),
+    changed("no layout", setting("layouts", to=[]), "was given 0 sessions"),
     changed("an unknown readout", setting("readouts", "0", "kind", to="oracle"), "There is no decoder named 'oracle'"),
     changed("scores that are none", text("metrics.json", '{"a": 1}'), "cannot be rebuilt"),
     changed("a history that is none", text("history.csv", ""), "cannot be read"),
