@@ -111,5 +111,5 @@ def _groups() -> Iterator[tuple[int, int]]:
                 yield limit, used
 
 
-def _gigabytes(size: float) -> str:
+def _gigabytes(size: int | float) -> str:
     return f"{size / 1e9:.3g} GB"
