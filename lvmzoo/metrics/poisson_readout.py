@@ -20,7 +20,7 @@ FOLD_BINS, FOLD_UNITS = 2000, 64  # of each fold, that the choice of the penalty
 CLEARLY = 0.01  # share of the information by which latents in their own scale have to be better
 LARGEST = 100_000  # bins that a readout is fitted on; longer recordings are thinned evenly
 PSEUDO_SPIKES = 0.5  # keep the readout of a silent unit finite
-CHUNK_ENTRIES = 4_000_000  # bins x units whose rates are held at once
+CHUNK_ENTRIES = 1_000_000  # bins x units whose rates are held at once
 CG_STEPS, CG_TOLERANCE = 50, 1e-3  # of the squared residual: the equations are solved to a thirtieth
 
 
