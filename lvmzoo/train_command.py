@@ -100,6 +100,7 @@ def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
 def train_and_print(experiment: Experiment) -> None:
     """Train, saying what happens on standard error; print scores and where the run and its report lie."""
     from lvmzoo.slurm import requeue
+
     if not (rank := os.environ.get("LOCAL_RANK", "0")).isdigit():
         raise UserError(
             f"The environment variable LOCAL_RANK is '{rank}'.",

@@ -117,9 +117,16 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
         if lead is None or len(there) < 2:
             continue
         first, clean = there[0], next((row for row in there if not row.flags), None)
-        where = f"With {first.data}, the" if first.data else "The"
+        best = number(first.values[lead.key])
+        tied = [row.label for row in there if number(row.values[lead.key]) == best and not comparison.validated]
+        where = f"With {first.data.replace('data.simulator_options.', '')}, " if first.data else ""
         how = " on validation data" if comparison.validated else ""
-        yield f"{where} first by {lead.key}{how} is {first.label}, with {number(first.values[lead.key])} on test data."
+        if len(tied) > 1:
+            who = f"{', '.join(tied[:-1])} and {tied[-1]}"
+            yield f"{where}{who} share the first place by {lead.key}, with {best} on test data."
+        else:
+            the = "the" if where else "The"
+            yield f"{where}{the} first by {lead.key}{how} is {first.label}, with {best} on test data."
         if first.flags:
             kinds = " and ".join(flag.kind for flag in first.flags)
             yield f"It carries a warning ({kinds}); " + (
