@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -81,7 +82,8 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
                 f"What became of each job stands in {sweep.folder}; jobs on other machines may still run.",
                 f"Look into its logs ({sweep.folder}/.submitit for submitit), or use hydra/launcher=basic.",
             ) from error
-        if sweep.started and jobs is None and not any("objective" in outcome for outcome in outcomes_in(sweep.folder)):
+        found = any("objective" in outcome for outcome in outcomes_in(sweep.folder))
+        if jobs is None and sweep.started and not found and stopped_by(sweep.folder) is None:
             raise UserError(
                 "No run of the search has anything to minimize.",
                 "That is the validation loss, or minus the log-likelihood of validation data.",
@@ -157,7 +159,7 @@ def _stoppable(sweep: Sweep) -> Iterator[None]:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """In a process of a launcher: leave Ctrl-C to the sweep, which hands it on."""
-    if os.getpid() == _here:
+    if os.getpid() == _here or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
