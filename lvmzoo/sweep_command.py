@@ -75,19 +75,19 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
         with _stoppable(sweep), watching(sweep, composed.hydra.sweeper.get("n_trials")):
             call_hydra([*arguments, *extra], _job)
     except UserError as error:
-        cause = error.__cause__
-        if cause is not None and not type(cause).__module__.startswith(("hydra.", "omegaconf", "yaml", "lvmzoo")):
-            raise UserError(
-                f"The launcher failed: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
-                f"What became of each job stands in {sweep.folder}; jobs on other machines may still run.",
-                f"Look into its logs ({sweep.folder}/.submitit for submitit), or use hydra/launcher=basic.",
-            ) from error
         found = any("objective" in outcome for outcome in outcomes_in(sweep.folder))
         if jobs is None and sweep.started and not found and stopped_by(sweep.folder) is None:
             raise UserError(
                 "No run of the search has anything to minimize.",
                 "That is the validation loss, or minus the log-likelihood of validation data.",
                 "Leave data.split.validation above 0 and choose a model with either, or sweep over named values.",
+            ) from error
+        cause = error.__cause__
+        if cause is not None and not type(cause).__module__.startswith(("hydra.", "omegaconf", "yaml", "lvmzoo")):
+            raise UserError(
+                f"The launcher failed: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
+                f"What became of each job stands in {sweep.folder}; jobs on other machines may still run.",
+                f"Look into its logs ({sweep.folder}/.submitit for submitit), or use hydra/launcher=basic.",
             ) from error
         raise
     finally:

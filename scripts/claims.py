@@ -46,6 +46,7 @@ def run_script(kind: str, name: str) -> list[dict[str, Any]]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look for the module of their class there
     spec.loader.exec_module(module)
     stamp = {"command": f"make {TARGETS[kind]} NAME={name}", "date": datetime.date.today().isoformat()}
     return [{**claim, **stamp} for claim in module.run()]

@@ -81,7 +81,11 @@ def test_a_sweep_alone_keeps_its_words_and_gets_the_page_even_if_it_was_moved(tm
     assert table_of(folder)[1:] == ["| pca | 0.150 ± 0.071 | 1.0 |", "| lds | failed: Training diverged |  |"]
     page = (folder / "leaderboard.html").read_text()
     assert 'href="job-0/report.html"' in page
-    assert "Job 2 (model=lds seed=0) failed: Training diverged" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split() for line in said] == [
+        ["job", "status", "settings", "why"],
+        ["2", "failed", "model=lds", "seed=0", "Training", "diverged"],
+    ]
     assert main(["compare", str(folder), "--out", str(tmp_path / "new" / "place")]) == 0
     assert 'href="../../sweep/job-0/report.html"' in (tmp_path / "new" / "place" / "leaderboard.html").read_text()
 

@@ -164,10 +164,17 @@ def test_a_run_of_a_later_release_says_so(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["model: [", "unknown: 3\nmodel: {name: lds}", "{}"])
-def test_settings_that_cannot_be_read_are_the_users_to_mend(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: [", r"config\.yaml, line 1 is not valid YAML"),
+        ("unknown: 3\nmodel: {name: lds}", r"config\.yaml cannot be read"),
+        ("{}", r"config\.yaml cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_the_users_to_mend(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
+    with pytest.raises(UserError, match=said):
         read_experiment(tmp_path)
 
 

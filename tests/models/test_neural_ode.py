@@ -21,7 +21,7 @@ from lvmzoo.data.trials import Session
 from lvmzoo.errors import UserError
 from lvmzoo.metrics.base import Evaluation
 from lvmzoo.metrics.co_bps import CoBps
-from lvmzoo.metrics.latent_r2 import LatentR2, affine
+from lvmzoo.metrics.latent_r2 import LatentR2
 from lvmzoo.models.single_region.neural_ode import NeuralODE, NeuralODEConfig
 from lvmzoo.simulate.planar import spiral, spiral_field, van_der_pol, van_der_pol_field
 from lvmzoo.train import train
@@ -43,7 +43,7 @@ def field_cosine(model: NeuralODE, session: Session, true_field: Any) -> float:
     weights = np.linalg.lstsq(inferred - inferred.mean(0), true - true.mean(0), rcond=None)[0]
     with torch.no_grad():
         learned = model.field(torch.from_numpy(visited).float()).double().numpy() @ weights
-    expected = true_field(affine(inferred, true, visited))
+    expected = true_field((visited - inferred.mean(0)) @ weights + true.mean(0))
     return float(
         ((learned * expected).sum(1) / np.linalg.norm(learned, axis=1) / np.linalg.norm(expected, axis=1)).mean()
     )
