@@ -25,7 +25,7 @@ from lvmzoo.sweep_folder import outcomes_in
 
 __all__ = ["COMPARED", "name_undone", "own_words", "present", "run"]
 
-COMPARED = ("done", "failed", "diverged", "stopped")  # what a table of a sweep has lines for
+COMPARED = ("done", "failed", "diverged")  # what a table of a sweep has lines for
 RUN_FILES = ("run.json", "config.yaml", "metrics.json")
 
 
@@ -82,10 +82,16 @@ def name_undone(outcomes: Sequence[Mapping[str, Any]]) -> None:
     own = own_words(outcomes)
     table = Table(box=None, pad_edge=False)
     for heading in ("job", "status", "settings", "why"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "status"))
+        table.add_column(
+            heading, overflow="fold", no_wrap=heading == "status", max_width=20 if heading == "job" else None
+        )
+    alike: dict[tuple[str, str], list[int]] = {}
     for outcome in undone:
         reason = " ".join(line.strip() for line in outcome["error"]).removeprefix("Error: ")
-        table.add_row(*map(Text, (str(outcome["job"]), outcome["status"], own[outcome["job"]], reason)))
+        alike.setdefault((outcome["status"], reason), []).append(outcome["job"])
+    for (status, reason), jobs in alike.items():
+        what = own[jobs[0]] if len(jobs) == 1 else f"{len(jobs)} jobs"
+        table.add_row(*map(Text, (",".join(map(str, jobs)), status, what, reason)))
     if undone:
         console_of_width(stderr=True).print(table)
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -22,11 +23,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lvmzoo import registry
 from lvmzoo.cli import failure
 from lvmzoo.comparison_settings import FOLD, flat
 from lvmzoo.config import Experiment, SplitConfig
 from lvmzoo.data.files import files_of
 from lvmzoo.errors import UserError
+from lvmzoo.models.base import GradientModel, Scores
 from lvmzoo.run import experiment_to_plain
 from lvmzoo.store import load, parse, to_experiment
 from lvmzoo.sweep_end import conclude
@@ -63,7 +66,10 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     composed = load(_first_values(options.overrides), options.config_dir, hydra=True)
     folds = _all_folds(composed)
     _refuse_processes(composed)
+    _refuse_absent_files(composed, options.overrides)
     jobs = _jobs(composed, [*options.overrides, *folds])
+    if jobs is None:
+        _refuse_search_for_nothing(composed)
     if composed.hydra.launcher._target_.endswith(SEVERAL) and composed.trainer.threads is None:
         arguments = [*arguments, "trainer.threads=1"]  # threads of several runs would wait for each other
     sweep = Sweep(Path(composed.output), arguments, jobs)
@@ -71,6 +77,8 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     extra = [*folds, f"hydra.sweep.dir='{quoted}'"]
     if composed.hydra.sweeper._target_.endswith(SEARCH):
         extra.append("hydra.sweeper.max_failure_rate=1.0")  # else the first failure ends the search
+        logging.getLogger("optuna").addHandler(logging.NullHandler())
+        logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # it warns of each run that has no objective
     try:
         with _stoppable(sweep), watching(sweep, composed.hydra.sweeper.get("n_trials")):
             call_hydra([*arguments, *extra], _job)
@@ -134,6 +142,25 @@ def _refuse_processes(composed: DictConfig) -> None:
             "Every process of a job would start the whole sweep again.",
             "Sweep with trainer.devices=1, start the runs one by one, or use hydra/launcher=slurm_gpus.",
         )
+
+
+def _refuse_absent_files(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise UserError once for files that no job would find."""
+    swept = any(word.get_key_element() == "data.path" and word.is_sweep_override() for word in parse(overrides))
+    if composed.data.path is not None and not swept:
+        files_of(OmegaConf.to_container(composed.data, resolve=True)["path"])  # type: ignore[call-overload, index]
+
+
+def _refuse_search_for_nothing(composed: DictConfig) -> None:
+    """Raise UserError where no run of a search would have anything to minimize."""
+    model = registry.get(composed.model.name).model
+    if composed.data.split.held_out_units or issubclass(model, Scores | GradientModel):
+        return
+    raise UserError(
+        f"A search has nothing to judge {composed.model.name} by.",
+        "It minimizes the validation loss, or minus the log-likelihood of validation data: this model has neither.",
+        "Add data.split.held_out_units=0.25, whose co-smoothing is then maximized, or use `lvmzoo select`.",
+    )
 
 
 @contextlib.contextmanager
@@ -213,7 +240,7 @@ def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[st
         outcome |= {"status": "running", "continued": same}
         write_outcome(folder, outcome)
         if tasks > 1:
-            attempt(experiment, folder, outcome)
+            write_outcome(folder, attempt(experiment, folder, outcome))
         else:
             run_job(experiment, folder, outcome, asked)
         return read_outcome(path)

@@ -27,7 +27,8 @@ def conclude(sweep: Sweep, command: str) -> None:
     command : that runs the same sweep again.
     """
     outcomes = outcomes_in(sweep.folder)
-    present(sweep.folder, [outcome for outcome in outcomes if outcome["status"] in COMPARED])
+    if any(outcome["status"] == "done" for outcome in outcomes):
+        present(sweep.folder, [outcome for outcome in outcomes if outcome["status"] in COMPARED])
     name_undone(outcomes)
     best = sweep.folder / "optimization_results.yaml"  # written by Optuna's sweeper
     if best.is_file():

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt", "run_job", "train_job"]
 
+ENDING = "ending"  # after a signal: whether it is stopped or failed is for the process that sent it to say
 GRACE_S = 30.0  # that a job has to save and end after a signal
 POLL_S = 0.2
 CO_SMOOTHING = ("co_bps", "co_r2")
@@ -53,6 +55,7 @@ def run_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], asked
         multiprocessing.set_start_method(kind, force=True)  # joblib's workers name one that no other process knows
     if kind == "forkserver":
         context.set_forkserver_preload(PRELOADED)
+        _start_server()
     began = time.monotonic()
     process = context.Process(target=_work, args=(experiment, folder, outcome))
     try:
@@ -67,10 +70,24 @@ def run_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], asked
         reason = reason or _cause(process.exitcode, folder / f"job-{outcome['job']}.log")
         ended |= {"status": "stopped", "code": 128 + stopped} if stopped else {"status": "failed", "code": 1}
         ended["error"] = [reason]
-    elif ended["status"] == "stopped" and asked() is None:  # by its limit, or by somebody who meant this job alone
-        ended |= {"status": "failed", "code": 1, "error": [reason or ended["error"][0]]}
+    elif ended["status"] == ENDING:
+        ended["status"] = "stopped"
+        if asked() is None:  # by its limit, or by somebody who meant this job alone
+            ended |= {"status": "failed", "code": 1, "error": [reason or ended["error"][0]]}
     ended.setdefault("seconds", round(time.monotonic() - began, 3))
     write_outcome(folder, ended)
+
+
+def _start_server() -> None:
+    """Start the process that those of the jobs are forked from; Ctrl-C, which reaches it too, is not meant for it."""
+    if threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _wait(process: BaseProcess, limit_s: float | None, asked: Callable[[], int | None]) -> str | None:
@@ -82,7 +99,8 @@ def _wait(process: BaseProcess, limit_s: float | None, asked: Callable[[], int |
         if number is not None:
             reason = "It was stopped with the sweep."
         elif limit_s is not None and time.monotonic() - began > limit_s:
-            number, reason = signal.SIGTERM, f"It took longer than time_limit_s={limit_s:g}, and was stopped."
+            number = signal.SIGTERM
+            reason = f"It took longer than time_limit_s={limit_s:g}. Raise it, or go on from its checkpoint as it is."
         if number is not None and process.is_alive():
             assert process.pid is not None
             os.kill(process.pid, number)
@@ -115,11 +133,13 @@ def _work(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> None
     os.dup2(log, 2)
     faulthandler.enable()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    attempt(experiment, folder, outcome)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    ended = attempt(experiment, folder, outcome)
+    write_outcome(folder, ended | ({"status": ENDING} if ended["status"] == "stopped" else {}))
 
 
-def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> None:
-    """Train in this process, and write what became of it; parameters as of ``run_job``."""
+def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> dict[str, Any]:
+    """Train in this process, and return what became of it; parameters as of ``run_job``."""
     from lvmzoo.learners.sweeping import Pruned, Pruning, Told
 
     number = outcome["job"]
@@ -135,7 +155,8 @@ def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> No
         if isinstance(error, Pruned):
             outcome |= {"status": "pruned", "code": 0, "error": [str(error)], "objective": error.objective}
         else:
-            traceback.print_exc()
+            if not isinstance(error, Interrupted | UserError):
+                traceback.print_exc()
             code, lines = failure(error, folder / f"job-{number}.log")
             kinds = {DivergedError: "diverged", Interrupted: "stopped"}
             outcome |= {"status": kinds.get(type(error), "failed"), "code": code, "error": lines}
@@ -150,8 +171,7 @@ def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> No
         }
     finally:
         logger.removeHandler(live)
-    outcome["seconds"] = round(time.perf_counter() - began, 3)
-    write_outcome(folder, outcome)
+    return outcome | {"seconds": round(time.perf_counter() - began, 3)}
 
 
 def train_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], callbacks: Sequence[Any]) -> Run:

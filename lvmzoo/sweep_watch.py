@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ class _Watch:
         self._sweep = sweep
         self._total = total
         self._own = own_words([{"job": number, "overrides": words} for number, words in enumerate(sweep.jobs or ())])
-        self._began = time.monotonic()
+        self._since = time.monotonic()  # when a job ended
         self._ended: dict[int, dict[str, Any]] = {}
         self._running: list[int] = []
         self._look()
@@ -59,7 +60,7 @@ class _Watch:
     def follow(self, over: threading.Event) -> None:
         """Look once a second until the sweep is over."""
         console = Console(stderr=True, highlight=False)
-        if self._before:
+        if self._sweep.continued:
             console.print(f"Going on with {self._sweep.folder}: {self._headline()}.", soft_wrap=True)
             if self._before == self._jobs:
                 console.print("To run it anew, move that folder away, or choose another output=DIR.", soft_wrap=True)
@@ -88,6 +89,7 @@ class _Watch:
             elif outcome["status"] == "running":
                 self._running.append(number)
         if fresh:
+            self._since = time.monotonic()
             self._best = self._best_so_far()
         return fresh
 
@@ -106,10 +108,15 @@ class _Watch:
         return len(self._sweep.jobs or ()) or self._total or len(self._ended) + len(self._running)
 
     def _left(self) -> str:
-        ended, left = len(self._ended) - self._before, self._jobs - len(self._ended)
-        if not ended or not left:
+        """Say how long the rest will take, counted down from when the last job ended."""
+        seconds = [outcome["seconds"] for outcome in self._ended.values() if "seconds" in outcome]
+        left = self._jobs - len(self._ended)
+        if not seconds or not left:
             return ""
-        return f", about {duration(left * (time.monotonic() - self._began) / ended)} left"
+        at_a_time = max(1, len(self._running))
+        rest = left * sum(seconds) / len(seconds) / at_a_time - (time.monotonic() - self._since)
+        minutes = math.ceil(rest / 60)
+        return f", about {minutes} min left" if minutes > 1 else ", less than a minute left"
 
     def _progress(self, number: int) -> str:
         """Return the line of a running job."""

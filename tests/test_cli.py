@@ -25,7 +25,7 @@ from lvmzoo.config import Experiment
 from lvmzoo.context import log_file
 from lvmzoo.errors import DivergedError, Interrupted, UserError
 from lvmzoo.metrics.base import Score
-from lvmzoo.sweep_folder import Sweep, outcomes_in
+from lvmzoo.sweep_folder import Sweep, outcomes_in, write_outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 Fitted = list[Experiment]
@@ -59,8 +59,11 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Experiment], N
         module = types.ModuleType("lvmzoo.train")
         module.train = stand_in
         monkeypatch.setitem(sys.modules, "lvmzoo.train", module)
+
         # A stand-in does not reach other processes.
-        here = lambda experiment, folder, outcome, _: sweep_job.attempt(experiment, folder, outcome)  # noqa: E731
+        def here(experiment: Experiment, folder: Path, outcome: dict[str, Any], _: Any) -> None:
+            write_outcome(folder, sweep_job.attempt(experiment, folder, outcome))
+
         monkeypatch.setattr("lvmzoo.sweep_command.run_job", here)
         return asked
 
@@ -375,6 +378,30 @@ def test_a_search_without_anything_to_minimize_is_explained(train: Any, capsys: 
     search = ["train", "-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=2", "model.latents=range(1,9)"]
     assert main(search) == 2
     assert "No run of the search has anything to minimize" in capsys.readouterr().err
+
+
+def test_a_search_that_has_nothing_to_judge_by_is_refused(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = train()
+    search = [
+        "train",
+        "-m",
+        "hydra/sweeper=search",
+        "hydra.sweeper.n_trials=2",
+        "model=pca",
+        "model.latents=range(1,9)",
+    ]
+    assert main(search) == 2
+    assert "nothing to judge pca by" in capsys.readouterr().err
+    assert main([*search, "data.split.held_out_units=0.25"]) == 0
+    assert len(asked) == 2
+
+
+def test_a_file_that_is_not_there_is_said_once(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = train()
+    assert main(["train", "-m", "data=nwb", "data.path=nofile.nwb", "seed=0,1,2"]) == 2
+    assert capsys.readouterr().err.count("nofile.nwb") == 1
+    assert not asked
+    assert not Path("runs").exists()
 
 
 def test_a_stopped_sweep_keeps_what_is_done(train: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,9 @@ def files_of(given: Any) -> list[Path]:
             parent = Path(text).parent
             near = [p.name for p in parent.iterdir() if p.suffix in READERS] if parent.is_dir() else []
             folder = (
-                f"The folder holds: {', '.join(sorted(near)[:8])}." if near else f"There is no such file in {parent}."
+                f"The folder holds: {', '.join(sorted(near)[:8])}."
+                if near
+                else f"No recording lies in {parent.resolve()}."
             )
             error = unknown("file", Path(text).name, near)
             raise UserError(f"There is no file '{text}'.", folder, error.fix if near else "Check the path.")

@@ -140,7 +140,7 @@ def _penalty(data: _Data) -> tuple[float, Float[np.ndarray, " fold"]]:
     best, gains, falls = PENALTIES[0], np.full(len(parts), -np.inf), 0
     for penalty in PENALTIES:
         weights = [
-            _newton(train, penalty, start, tolerance=1e-6) for start, (train, _) in zip(weights, parts, strict=True)
+            _newton(train, penalty, start, tolerance=1e-4) for start, (train, _) in zip(weights, parts, strict=True)
         ]
         found = np.array([held.log_likelihood(w) for w, (_, held) in zip(weights, parts, strict=True)]) - null
         found = np.where(np.isfinite(found), found, -1e300)
