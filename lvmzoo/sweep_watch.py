@@ -98,7 +98,8 @@ class _Watch:
         if not comparison.shown or len({row.data for row in comparison.rows}) != 1:  # runs of other data do not rank
             return ""
         row, column = comparison.rows[0], comparison.shown[0]
-        return f". Best {column.heading} {value_text(row.values.get(column.key))}: {row.label}"
+        label = row.label if len(comparison.rows) > 1 else self._own.get(row.jobs[0], row.label)
+        return f". Best {column.heading} {value_text(row.values.get(column.key))}: {label}"
 
     def _headline(self) -> str:
         return f"{counted(list(self._ended.values()), self._jobs)}{self._left()}{self._best}"
