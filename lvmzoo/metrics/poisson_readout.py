@@ -16,7 +16,7 @@ __all__ = ["Coordinates", "PoissonReadout", "fit_readout", "thinned", "whitening
 
 PENALTIES = tuple(10.0 ** np.arange(4, -3, -1))  # inverse prior variances of a readout weight
 FOLDS, STRETCHES = 5, 5  # each fold is of stretches spread over the recording: drift is not to decide
-FOLD_BINS, FOLD_UNITS = 2000, 64  # of each fold, that the choice of the penalty looks at
+FOLD_BINS, FOLD_UNITS = 2000, 32  # of each fold, that the choice of the penalty looks at
 CLEARLY = 0.01  # share of the information by which latents in their own scale have to be better
 LARGEST = 100_000  # bins that a readout is fitted on; longer recordings are thinned evenly
 PSEUDO_SPIKES = 0.5  # keep the readout of a silent unit finite
