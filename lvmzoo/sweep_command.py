@@ -77,7 +77,9 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     extra = [*folds, f"hydra.sweep.dir='{quoted}'"]
     if composed.hydra.sweeper._target_.endswith(SEARCH):
         extra.append("hydra.sweeper.max_failure_rate=1.0")  # else the first failure ends the search
-        logging.getLogger("optuna").addHandler(logging.NullHandler())
+        import optuna
+
+        optuna.logging.set_verbosity(logging.WARNING)
         logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # it warns of each run that has no objective
     try:
         with _stoppable(sweep), watching(sweep, composed.hydra.sweeper.get("n_trials")):
@@ -148,7 +150,7 @@ def _refuse_absent_files(composed: DictConfig, overrides: Sequence[str]) -> None
     """Raise UserError once for files that no job would find."""
     swept = any(word.get_key_element() == "data.path" and word.is_sweep_override() for word in parse(overrides))
     if composed.data.path is not None and not swept:
-        files_of(OmegaConf.to_container(composed.data, resolve=True)["path"])  # type: ignore[call-overload, index]
+        files_of(OmegaConf.to_container(composed.data, resolve=True)["path"])  # type: ignore[call-overload, index] # a mapping
 
 
 def _refuse_search_for_nothing(composed: DictConfig) -> None:

@@ -121,8 +121,10 @@ class _Watch:
 
     def _progress(self, number: int) -> str:
         """Return the line of a running job."""
-        path = live_path(self._sweep.folder, number)
-        text = path.read_text() if path.exists() else "starting"
+        try:
+            text = live_path(self._sweep.folder, number).read_text()
+        except FileNotFoundError:  # it has not begun to train, or ended just now
+            text = "starting"
         return f"  job {number} {self._words(read_outcome(job_path(self._sweep.folder, number)))}: {text}"
 
     def _words(self, outcome: Mapping[str, Any]) -> str:

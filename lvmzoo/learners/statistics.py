@@ -73,7 +73,7 @@ class StatisticsLearner(pl.LightningModule):
                 if self.trainer.is_last_batch:
                     with self.held():
                         self._solve(self._kind(*self._reduce(self._sums)))
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # not in torch's stubs
             raise self._diverged(f"could not be solved: {error}") from error
 
     def _solve(self, statistics: Any) -> None:

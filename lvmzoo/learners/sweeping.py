@@ -36,7 +36,7 @@ class Told(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Tell it."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined] # set by Lightning at run time
             if isinstance(callback, Progress):
                 self._say(callback.status(learner))
 
@@ -106,7 +106,8 @@ class Pruning(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
         """Report the last validation, and end the run where it fell behind."""
-        (record,) = (callback for callback in trainer.callbacks if isinstance(callback, Record))  # type: ignore[attr-defined]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning at run time
+        (record,) = (callback for callback in callbacks if isinstance(callback, Record))
         row = record.rows[-1]
         if "validation/loss" not in row:
             return

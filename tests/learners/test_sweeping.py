@@ -24,7 +24,7 @@ def fitted(folder: Path, kind: str, losses: Sequence[float], seed: int = 0) -> i
     experiment = Experiment(model=LFADSConfig(), data=data, prune=kind)
     record = Record(0, make_logger(experiment.logger, None, {}))
     pruning, trainer = Pruning(experiment, folder), pl.Trainer(**QUIET)
-    trainer.callbacks.append(record)  # type: ignore[attr-defined]
+    trainer.callbacks.append(record)  # type: ignore[attr-defined] # as in a fit
     learner: Any = None
     for number, loss in enumerate(losses, 1):
         record.rows.append({"epoch": number, "step": 10 * number, "validation/loss": loss})
