@@ -49,7 +49,7 @@ def remembered(experiment: Experiment, folder: Path | None) -> Iterator[None]:
     write_bytes(path, str(folder).encode())
     try:
         yield
-    except Exception:
+    except Exception:  # begun again, it would fail again; a signal comes as Stopped, which is no Exception
         path.unlink(missing_ok=True)
         raise
     path.unlink(missing_ok=True)
