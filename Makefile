@@ -33,7 +33,7 @@ lint: .venv/.stamp ## ruff and mypy
 audit: .venv/.stamp ## look for insecure code, and for known holes in the packages of the lock (needs a network)
 	@$(PYTHON) scripts/audit.py
 
-fuzz: .venv/.stamp ## the property-based tests of configs and arrays, with 20 times as many examples
+fuzz: .venv/.stamp ## the property-based tests of configs and arrays, with 20 times as many examples, new ones each time
 	@OMP_NUM_THREADS=1 LVMZOO_FUZZ=20 $(PYTHON) -m pytest -q --timeout 7200 tests/test_fuzz.py
 
 bench: .venv/.stamp-bench ## compare with peers (NAME=lds for one), write benchmarks.json and RESULTS.md

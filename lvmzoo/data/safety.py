@@ -77,9 +77,13 @@ def check_npz(path: Path) -> None:
         for info in file.infolist():
             name = info.filename.removesuffix(".npy")
             with file.open(info) as member:
-                major, _ = np.lib.format.read_magic(member)
-                read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(member)
+                try:
+                    major, _ = np.lib.format.read_magic(member)
+                    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(member)
+                # A header is parsed as Python: damaged, it raises SyntaxError, TokenError, TypeError and more.
+                except Exception as error:
+                    raise ValueError(f"the header of the array '{name}' is damaged: {error}") from error
                 begin = member.tell()
             declared = math.prod(shape) * dtype.itemsize
             whole += max(declared, info.file_size)

@@ -121,6 +121,8 @@ CASES = [
     file("more than is there", member(header("(100, 3)", values=bytes(8))), "declares 2400 bytes"),
     file("an archive that lies", member(header("(2, 2)", values=bytes(32)), 4_000_000_000), "a.npz"),
     file("a header of expressions", member(header("(" * 4000 + ")" * 4000)), "cannot be read"),
+    file("a zero byte in a header", member(header("(2, 2), \0")), "header of the array 'counts' is damaged"),
+    file("a header that does not end", member(header("(2, ")), "header of the array 'counts' is damaged"),
     file("a header that calls", member(header("__import__('os').mkdir('executed')")), "cannot be read"),
     # ----------------------------------------------------------- no archives
     file("text", lambda path: path.write_text("no archive"), "cannot be read"),
