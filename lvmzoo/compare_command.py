@@ -45,7 +45,7 @@ def run(sources: Sequence[str], out: str | None) -> None:
     folders = list(dict.fromkeys(_existing(source) for source in sources))
     found = [_outcomes_of(folder) for folder in folders]
     alone = len(folders) == 1 and _is_sweep(folders[0])
-    outcomes = found[0] if alone else _told_apart([outcome for each in found for outcome in each])
+    outcomes = found[0] if alone else _told_apart(_named(found, folders))
     present(_target(folders, out, alone), outcomes)
     name_undone(outcomes)
 
@@ -71,7 +71,8 @@ def present(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
         console.print(f"! {line}", style="yellow", markup=False, soft_wrap=True)
     for line in (*sweep_table.order(comparison), *sweep_table.limits(comparison)):
         console.print(line, markup=False)
-    console.print(" ".join(sweep_table.legend(comparison, comparison.shown)), style="dim", markup=False)
+    legend = " ".join([*sweep_table.legend(comparison, comparison.shown), sweep_table.TIME])
+    console.print(legend, style="dim", markup=False)
     print(f"Table: {folder / 'table.md'}")
     print(f"Leaderboard: {page}")
 
@@ -159,6 +160,17 @@ def _outcome(folder: Path) -> dict[str, Any]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder / "run.json", error) from error
+
+
+def _named(found: Sequence[Sequence[dict[str, Any]]], folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return all outcomes with what each run is called: its folder, or its sweep and job."""
+    short = len({folder.name for folder in folders}) == len(folders)
+    named = []
+    for outcomes, folder in zip(found, folders, strict=True):
+        name = folder.name if short else f"{folder.parent.name}/{folder.name}"
+        sweep = _is_sweep(folder)
+        named += [outcome | {"run": f"{name}/job-{outcome['job']}" if sweep else name} for outcome in outcomes]
+    return named
 
 
 def _told_apart(outcomes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

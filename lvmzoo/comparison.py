@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lvmzoo.comparison_settings import FOLD, SEED, number_of, settings_of
 from lvmzoo.flags import Flag, flags, not_compared
-from lvmzoo.pooling import Value, key_of, mean, pool, values_of
+from lvmzoo.pooling import PAIRS, Value, key_of, mean, pool, same, values_of
 
 __all__ = ["Column", "Comparison", "Row", "compare"]
 
@@ -63,17 +63,21 @@ class Row:
     jobs: list[int]
     settings: tuple[str, ...] = ()  # what tells it from the others, a text for each column
     data: str = ""  # settings of the data, where those differ between runs: only rows of the same data compare
+    label: str = ""  # what it is called among rows of the same data
+    data_label: str = ""  # what these data are called
     values: dict[str, Value] = field(default_factory=dict)  # by metric and target
     folds: int = 1
+    seeds_alike: bool = False  # its runs differ in their seed, and in nothing that came of it
+    runs: list[str] = field(default_factory=list)  # what its runs are called, where they are not jobs of one sweep
     seconds: float = math.nan  # of a run, from data to report: the mean over seeds and folds
     failed: str = ""  # why, where a run failed
     wrong: str = ""  # which directions between regions, where their truth is known
     flags: list[Flag] = field(default_factory=list)  # what at least half of its runs are warned of
 
     @property
-    def label(self) -> str:
-        """What it is called where there is one line for it."""
-        return " ".join(filter(None, self.settings)) or self.name or "run"
+    def whole_label(self) -> str:
+        """What it is called among all rows."""
+        return f"{self.label}, {self.data_label}" if self.data_label else self.label
 
 
 class Column(NamedTuple):
@@ -119,6 +123,10 @@ class Comparison:
         """Rows of the same data."""
         return [[row for row in self.rows if row.data == data] for data in dict.fromkeys(r.data for r in self.rows)]
 
+    def data_label(self, data: str) -> str:
+        """Return what the data of some rows are called; "" where all rows are of the same."""
+        return next((row.data_label for row in self.rows if row.data == data), "")
+
     def best(self, row: Row, column: Column) -> bool:
         """Whether a row is the best of its data, unless all of these are the same."""
         there = [r.values[column.key].value for r in self.rows if r.data == row.data and column.key in r.values]
@@ -147,6 +155,8 @@ def compare(outcomes: Sequence[Mapping[str, Any]]) -> Comparison:
     for cells, places in grouped.items():
         row = _row([outcomes[place] for place in places], [runs[place] for place in places])
         row.name, row.settings, row.data = " ".join(filter(None, cells)), cells, settings.data(places[0])
+        row.label = settings.label(places[0]) or str(outcomes[places[0]].get("model", "")) or "run"
+        row.data_label = settings.label(places[0], of_data=True)
         rows.append(row)
         members[cells] = places
     metrics = _columns(outcomes, {key for row in rows for key in row.values})
@@ -197,12 +207,14 @@ def _columns(outcomes: Sequence[Mapping[str, Any]], found: set[str]) -> list[Col
 
 def _row(members: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Value]]) -> Row:
     row = Row("", [int(outcome["job"]) for outcome in members])
+    row.runs = [str(outcome["run"]) for outcome in members if "run" in outcome]
     reasons = [outcome["error"][0].removeprefix("Error: ") for outcome in members if outcome["code"]]
     if reasons:
         row.failed = reasons[0]
         return row
     folds = [number_of(outcome, FOLD) for outcome in members]
     row.folds = len(set(folds))
+    row.seeds_alike = _alike([run for fold, run in zip(folds, runs, strict=True) if fold == folds[0]])
     for key in dict.fromkeys(key for run in runs for key in run):
         row.values[key] = pool([(fold, run[key]) for fold, run in zip(folds, runs, strict=True) if key in run])
     notes = [s["note"] for outcome in members for s in outcome["scores"] if s["metric"] == REGIONS[0] and s.get("note")]
@@ -210,6 +222,16 @@ def _row(members: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Value
     seconds = [float(outcome["seconds"]) for outcome in members if "seconds" in outcome]
     row.seconds = statistics.fmean(seconds) if seconds else math.nan
     return row
+
+
+def _alike(runs: Sequence[Mapping[str, Value]]) -> bool:
+    """Return whether several runs of one recording, of other seeds, have the same scores.
+
+    Most of them: readouts that are learned from a few trials draw these at random.
+    """
+    shared = [key for key in runs[0] if key != PAIRS and all(key in run for run in runs)]
+    equal = [key for key in shared if same([run[key].value for run in runs])]
+    return len(runs) > 1 and 2 * len(equal) > len(shared)
 
 
 def _flag(rows: Sequence[Row], members: Sequence[Sequence[int]], outcomes: Sequence[Mapping[str, Any]]) -> None:
@@ -228,10 +250,10 @@ def _flag(rows: Sequence[Row], members: Sequence[Sequence[int]], outcomes: Seque
     for row, places in zip(rows, members, strict=True):
         raised = [flag for place in places for flag in found[place]]
         for kind in dict.fromkeys(flag.kind for flag in raised):
-            same = [flag for flag in raised if flag.kind == kind]
-            if 2 * len(same) >= len(places):
-                often = f" (In {len(same)} of {len(places)} runs; this is one of them.)" if len(places) > 1 else ""
-                row.flags.append(Flag(kind, same[0].reason + often))
+            alike = [flag for flag in raised if flag.kind == kind]
+            if 2 * len(alike) >= len(places):
+                often = f" (In {len(alike)} of {len(places)} runs; this is one of them.)" if len(places) > 1 else ""
+                row.flags.append(Flag(kind, alike[0].reason + often))
 
 
 def _common(rows: Sequence[Row]) -> list[Flag]:
@@ -261,9 +283,9 @@ def _nested(
     for fold in folds[0]:
         found = []
         for places in members:
-            same = [runs[place].get(lead.key) for place in places if number_of(outcomes[place], FOLD) == fold]
-            values = [value for value in same if value is not None]
-            if len(values) < len(same):
+            of_fold = [runs[place].get(lead.key) for place in places if number_of(outcomes[place], FOLD) == fold]
+            values = [value for value in of_fold if value is not None]
+            if len(values) < len(of_fold):
                 return None
             found.append(mean(values))
         if any(value.validation is None for value in found):

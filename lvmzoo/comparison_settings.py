@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["FOLD", "INCIDENTAL", "SEED", "Settings", "flat", "number_of", "settings_of", "words_of"]
 
@@ -14,6 +14,9 @@ SEED, FOLD = "seed", "data.split.fold"  # runs that differ in these alone are on
 SHIFT = "data.shift_behavior"
 SIMULATED = "data.simulator_options.seed"
 MOST_SETTINGS = 3  # that get a column each; more are written in one
+PATH, SIMULATOR = "data.path", "data.simulator"
+DATA = "data"  # heading of all settings of the data, and what recordings are called where files and simulations mix
+NAMES = ("model", "run", DATA, PATH, SIMULATOR)  # whose values say by themselves what they are
 # Settings of the data that leave the activity that is scored, and its split, as they are.
 SAME_DATA = (
     SHIFT,
@@ -43,21 +46,39 @@ class Settings:
     @property
     def headings(self) -> list[str]:
         """Name of each column."""
-        if len(self.keys) > MOST_SETTINGS or not self.keys:
+        columns = self._columns
+        if len(columns) > MOST_SETTINGS or not columns:
             return ["model"]
-        return [_short(key) for key in self.keys]
+        return [_short(keys[0]) if len(keys) == 1 else DATA for keys in columns]
 
     def cells(self, place: int) -> tuple[str, ...]:
         """Return the text of each column for one run."""
-        pairs = zip(self.keys, self.values[place], strict=True)
-        if len(self.keys) > MOST_SETTINGS:
-            return (" ".join(f"{key}={value}" for key, value in pairs if value),)
-        return tuple(value for _, value in pairs)
+        given, columns = dict(zip(self.keys, self.values[place], strict=True)), self._columns
+        if len(columns) > MOST_SETTINGS:
+            return (" ".join(f"{key}={value}" for key, value in given.items() if value),)
+        return tuple(
+            given[keys[0]] if len(keys) == 1 else " ".join(_named(key, given[key]) for key in keys if given[key])
+            for keys in columns
+        )
 
     def data(self, place: int) -> str:
         """Return which data a run is of; only runs of the same data are ranked together."""
         pairs = zip(self.keys, self.values[place], strict=True)
         return " ".join(f"{key}={value}" for key, value in pairs if value and _of_data(key))
+
+    def label(self, place: int, of_data: bool = False) -> str:
+        """Return what tells a run from others of the same data in few words, or which data it is of.
+
+        Such as "lds latents=4", and "monday.nwb bin_width_s=0.02".
+        """
+        pairs = zip(self.keys, self.values[place], strict=True)
+        return " ".join(_named(key, value) for key, value in pairs if value and _of_data(key) == of_data)
+
+    @property
+    def _columns(self) -> list[tuple[str, ...]]:
+        """Keys that share a column: those of the data do, where the first of them stands."""
+        of_data = tuple(key for key in self.keys if _of_data(key))
+        return list(dict.fromkeys(of_data if key in of_data else (key,) for key in self.keys))
 
 
 def settings_of(outcomes: Sequence[Mapping[str, Any]]) -> Settings:
@@ -79,11 +100,24 @@ def number_of(outcome: Mapping[str, Any], key: str) -> int | None:
     return None
 
 
+class _Recording(NamedTuple):
+    key: str  # the setting that names it
+    value: str
+
+    @property
+    def name(self) -> str:
+        if self.key != PATH:
+            return self.value
+        first, *others = (Path(path).name for path in self.value.split(","))
+        return f"{first} and {len(others)} more" if others else first
+
+
 def words_of(configs: Sequence[Mapping[str, Any]], fingerprints: Sequence[str]) -> list[list[str]]:
     """Return for each run the words that tell it from the others, as if they had been given on the command line.
 
-    Settings of a model, and of how it is fitted, are told where runs of the same model differ in them: other models
-    have others. Settings of the data are told where any runs differ in them. Seed and fold are always there.
+    Recordings are told by name. Other settings of the data are told where runs of one recording differ in them;
+    settings of a model, and of how it is fitted, where runs of the same model on the same data do: other models have
+    others. What is not set (null) is not told. Seed and fold are always there.
 
     Parameters
     ----------
@@ -93,24 +127,61 @@ def words_of(configs: Sequence[Mapping[str, Any]], fingerprints: Sequence[str]) 
     lines = [flat(config) for config in configs]
     paths: dict[str, Any] = {}
     for line, fingerprint in zip(lines, fingerprints, strict=True):
-        if fingerprint:
-            line["data.path"] = paths.setdefault(fingerprint, line.get("data.path"))
+        if fingerprint and line.get(PATH):
+            line[PATH] = paths.setdefault(fingerprint, line[PATH])
     if all(line.get(SIMULATED) in (None, line[SEED]) for line in lines):
         for line in lines:
             line.pop(SIMULATED, None)  # each seed has its own recording
-    told = {"model", SEED, FOLD, SHIFT} | {key for key in _varied(lines) if key == "adapt" or _of_data(key)}
-    for model in {line["model"] for line in lines}:
-        told |= _varied([line for line in lines if line["model"] == model])
-    names = {str(line["data.path"]): Path(str(line["data.path"])).name for line in lines if line.get("data.path")}
-    short = len(set(names.values())) == len(names)
+    recordings = [_recording(line) for line in lines]
+    names, everywhere = _names(recordings), {"model", SEED, FOLD, SHIFT} | ({"adapt"} & _varied(lines))
+    words: list[list[str]] = [[] for _ in lines]
+    for of_recording in _alike(recordings):
+        of_data = [key for key in _varied([lines[place] for place in of_recording]) if _of_data(key)]
+        signatures = [_text([lines[place].get(key) for key in of_data]) for place in of_recording]
+        for same in _alike(signatures):
+            places = [of_recording[place] for place in same]
+            told = everywhere | {*of_data}
+            for of_model in _alike([lines[place]["model"] for place in places]):
+                told |= _varied([lines[places[place]] for place in of_model])
+            for place in places:
+                words[place] = _words(lines[place], told - {PATH, SIMULATOR}, names.get(recordings[place]))
+    return words
+
+
+def _words(line: Mapping[str, Any], told: set[str], recording: str | None) -> list[str]:
+    """Return the settings of a run that are told, the model first, and what its recording is called."""
     found = []
-    for line in lines:
-        shown = {key: line[key] for key in ("model", *line) if key in told}
-        shown = {key: value for key, value in shown.items() if value is not None or key not in (FOLD, SHIFT)}
-        if short and shown.get("data.path"):
-            shown["data.path"] = names[str(shown["data.path"])]
-        found.append([f"{key}={_text(value)}" for key, value in shown.items()])
+    for key in ("model", *(key for key in line if key != "model")):
+        if key == PATH and recording is not None:
+            found.append(recording)
+        elif key in told and line.get(key) is not None:
+            found.append(f"{key}={_text(line[key])}")
     return found
+
+
+def _alike(items: Sequence[Any]) -> list[list[int]]:
+    """Return the places of items that are equal, together."""
+    found: dict[Any, list[int]] = {}
+    for place, item in enumerate(items):
+        found.setdefault(item, []).append(place)
+    return list(found.values())
+
+
+def _recording(line: Mapping[str, Any]) -> _Recording:
+    path = line.get(PATH)
+    if not path:
+        return _Recording(SIMULATOR, str(line.get(SIMULATOR) or "arrays"))  # those that were in memory have no name
+    return _Recording(PATH, ",".join(map(str, path)) if isinstance(path, list) else str(path))
+
+
+def _names(recordings: Sequence[_Recording]) -> dict[_Recording, str]:
+    """Return a word for each recording, where there are several; its file's name where that is its own."""
+    several = list(dict.fromkeys(recordings))
+    if len(several) < 2:
+        return {}
+    short = len({recording.name for recording in several}) == len(several)
+    mixed = len({recording.key for recording in several}) > 1
+    return {each: f"{DATA if mixed else each.key}={each.name if short else each.value}" for each in several}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -152,3 +223,10 @@ def _short(key: str) -> str:
     if key == SHIFT:
         return "labels"
     return "model" if key.startswith("family") else key.removeprefix("data.simulator_options.")
+
+
+def _named(key: str, value: str) -> str:
+    """Return a value with the last part of its name, where it does not say by itself what it is."""
+    if key == SHIFT:
+        return f"{value} labels"
+    return value if key in NAMES or key.startswith("family") else f"{key.rpartition('.')[2]}={value}"

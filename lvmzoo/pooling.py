@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Value", "key_of", "mean", "pool", "values_of"]
+__all__ = ["PAIRS", "Value", "key_of", "mean", "pool", "same", "values_of"]
 
-FEWEST = 10  # a spread over fewer things (pairs of regions) says nothing, and is left out
+FEWEST = 10  # a standard error over fewer things (pairs of regions) says nothing, and is left out
+PAIRS = "consistency"  # whose spread is a standard deviation over pairs of runs, few as they are
+EQUAL = 1e-9  # of a value: seeds that differ by less draw nothing at random
 
 
 @dataclass(frozen=True)
@@ -22,22 +24,31 @@ class Value:
     validation: float | None = None  # the same metric on validation data
     ceiling: float | None = None
     chance: float | None = None
+    n: int = 0  # bins, spikes, pairs behind it: of all sessions and folds together, of each seed
+
+
+def same(values: Sequence[float]) -> bool:
+    """Return whether values are equal but for rounding."""
+    return max(values) - min(values) <= EQUAL * max(map(abs, values))
 
 
 def pool(values: Sequence[tuple[int | None, Value]]) -> Value:
-    """Return the mean over folds of the mean over seeds; its spread is over folds, else over seeds."""
+    """Return the mean over folds of the mean over seeds; its spread is over folds, else over seeds.
+
+    Seeds that change nothing are one run: the spread is that of the first.
+    """
     by_fold: dict[int | None, list[Value]] = {}
     for fold, value in values:
         by_fold.setdefault(fold, []).append(value)
-    folds = [mean(same) for same in by_fold.values()]
+    folds = [mean(of_fold) for of_fold in by_fold.values()]
     pooled = mean(folds)
     if len(folds) > 1:
         spread = statistics.stdev(value.value for value in folds) / math.sqrt(len(folds))
-    elif len(values) > 1:
+    elif not same([value.value for _, value in values]):
         spread = statistics.stdev(value.value for _, value in values)
     else:
         return values[0][1]
-    return Value(pooled.value, spread, pooled.validation, pooled.ceiling, pooled.chance)
+    return replace(pooled, spread=spread, n=sum(value.n for value in folds))
 
 
 def mean(values: Sequence[Value]) -> Value:
@@ -53,6 +64,7 @@ def mean(values: Sequence[Value]) -> Value:
         over(value.validation for value in values),
         over(value.ceiling for value in values),
         over(value.chance for value in values),
+        round(statistics.fmean(value.n for value in values)),
     )
 
 
@@ -63,11 +75,11 @@ def values_of(scores: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
         if math.isfinite(score["value"]):
             found.setdefault(key_of(score), []).append(score)
     values = {}
-    for key, same in found.items():
-        pooled = mean([Value(s["value"], None, s.get("validation"), s.get("ceiling"), s.get("chance")) for s in same])
-        alone = len(same) == 1 and same[0].get("n", FEWEST) >= FEWEST
-        spread = same[0].get("spread") if alone else None
-        values[key] = Value(pooled.value, spread, pooled.validation, pooled.ceiling, pooled.chance)
+    for key, each in found.items():
+        pooled = mean([Value(s["value"], None, s.get("validation"), s.get("ceiling"), s.get("chance")) for s in each])
+        alone = len(each) == 1 and (key == PAIRS or each[0].get("n", FEWEST) >= FEWEST)
+        spread = each[0].get("spread") if alone else None
+        values[key] = replace(pooled, spread=spread, n=sum(score.get("n", 0) for score in each))
     return values
 
 

@@ -5,34 +5,37 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from lvmzoo.comparison import REGIONS, Column, Comparison, Row
+from lvmzoo.comparison import Column, Comparison, Row
 from lvmzoo.pooling import Value
 from lvmzoo.run import write_text
 
-__all__ = ["NONE", "body", "legend", "limits", "number", "order", "show", "warnings", "write"]
+__all__ = ["NONE", "TIME", "body", "legend", "limits", "number", "order", "show", "warnings", "write"]
 
 WRONG = "directions wrong"
 FLAGS = "flags"
 NONE = "\N{EN DASH}"
+TIME = "s: seconds that a run took, from reading the data to the scores."
 
 
 def show(comparison: Comparison) -> Table:
     """Return the table for the terminal; the best of each column is bold."""
     shown, wrong, flagged = comparison.shown, _wrong(comparison), _flagged(comparison)
+    named = any(row.runs for row in comparison.rows)
     table = Table(box=None, pad_edge=False)
     for heading in comparison.headings:
         table.add_column(heading, overflow="fold", no_wrap=len(comparison.headings) > 1)
     for column in shown:
-        heading = column.heading.replace("_", "\n") if column.key in REGIONS else column.heading
-        table.add_column(heading, justify="right")
+        widest = max(len(number(row.values.get(column.key))) for row in comparison.rows)
+        table.add_column(_in_lines(column.heading, widest), justify="right", overflow="fold")
     table.add_column("s", justify="right")
-    table.add_column("job", justify="right")
+    table.add_column("run" if named else "job", justify="left" if named else "right", overflow="fold")
     for heading in (*flagged, *wrong):
         table.add_column(heading, overflow="fold")
     for previous, row in zip([None, *comparison.rows], comparison.rows, strict=False):
@@ -47,9 +50,8 @@ def show(comparison: Comparison) -> Table:
         names = [escape(cell) for cell in row.settings]
         names[-1] += " [red]failed[/red]" if row.failed and not shown else ""
         flags = [f"[yellow]{escape(_kinds(row))}[/yellow]" for _ in flagged]
-        table.add_row(
-            *names, *cells, _seconds(row), ",".join(map(str, row.jobs)), *flags, *(escape(row.wrong) for _ in wrong)
-        )
+        jobs = escape("\n".join(row.runs)) if named else ",".join(map(str, row.jobs))
+        table.add_row(*names, *cells, _seconds(row), jobs, *flags, *(escape(row.wrong) for _ in wrong))
     return table
 
 
@@ -58,22 +60,23 @@ def write(folder: Path, comparison: Comparison) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream)
     metrics = comparison.metrics
-    parts = [part for column in metrics for part in (column.key, f"{column.key} spread")]
+    parts = [part for column in metrics for part in (column.key, f"{column.key} spread", f"{column.key} n")]
     validation = [f"{comparison.lead.key} validation"] if comparison.lead and comparison.validated else []
-    writer.writerow([*comparison.headings, *parts, *validation, "seconds", "jobs", FLAGS, "failed"])
+    named = any(row.runs for row in comparison.rows)
+    jobs = "runs" if named else "jobs"
+    writer.writerow([*comparison.headings, *parts, *validation, "seconds", jobs, FLAGS, "failed"])
     for row in comparison.rows:
         values = [row.values.get(column.key) for column in metrics]
-        cells = [cell for value in values for cell in ((value.value, value.spread) if value else (None, None))]
+        cells = [cell for value in values for cell in _cells(value)]
         judged = [values[0].validation if values[0] else None for _ in validation]
         seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.3f}"
-        writer.writerow(
-            [*row.settings, *cells, *judged, seconds, " ".join(map(str, row.jobs)), _kinds(row), row.failed]
-        )
+        which = " ".join(row.runs if named else map(str, row.jobs))
+        writer.writerow([*row.settings, *cells, *judged, seconds, which, _kinds(row), row.failed])
     write_text(folder / "table.csv", stream.getvalue())
     headings, body_lines = body(comparison)
     lines = [headings, ["---"] * len(headings), *body_lines]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    remarks = [*order(comparison), *limits(comparison), *legend(comparison, comparison.shown)]
+    remarks = [*order(comparison), *limits(comparison), *legend(comparison, comparison.shown), TIME]
     warned = "".join(f"- {line}\n" for line in warnings(comparison))
     write_text(
         folder / "table.md",
@@ -114,14 +117,22 @@ def order(comparison: Comparison) -> Iterator[str]:
     for data, value in comparison.nested.items():
         yield (
             f"Choosing on validation data in every fold gives {lead.key} {number(value)} on test data"
-            f"{f' ({data})' if data else ''}."
+            f"{f' ({comparison.data_label(data)})' if data else ''}."
         )
 
 
 def limits(comparison: Comparison) -> Iterator[str]:
-    """Say what no flag could have told."""
+    """Say what no flag could have told, and which seeds tell nothing."""
     for data, reason in comparison.not_compared.items():
-        yield reason + (f" ({data})" if data else "")
+        yield f"{comparison.data_label(data)}: {reason}" if data else reason
+    alike = [row for row in comparison.rows if row.seeds_alike]
+    if alike:
+        names = list(dict.fromkeys(row.whole_label for row in alike))
+        which = "" if len(alike) == len(comparison.rows) else f" of {'; '.join(names)}"
+        yield (
+            f"Seeds change nothing in the fits{which}: equal runs are no more evidence than one of them, and ± is that of "
+            "one."
+        )
 
 
 def legend(comparison: Comparison, columns: Sequence[Column]) -> Iterator[str]:
@@ -140,8 +151,9 @@ def legend(comparison: Comparison, columns: Sequence[Column]) -> Iterator[str]:
 def _spreads(comparison: Comparison) -> Iterator[str]:
     """Say what the spread of a value is, for the kinds of rows that there are."""
     rows = [row for row in comparison.rows if row.values]
-    folds, seeds = any(row.folds > 1 for row in rows), any(row.folds == 1 and len(row.jobs) > 1 for row in rows)
-    single = any(len(row.jobs) == 1 for row in rows)
+    single = any(row.folds == 1 and (len(row.jobs) == 1 or row.seeds_alike) for row in rows)
+    folds = any(row.folds > 1 for row in rows)
+    seeds = any(row.folds == 1 and len(row.jobs) > 1 and not row.seeds_alike for row in rows)
     kinds = [
         "the standard error of the mean over folds" if folds else "",
         "the standard deviation over seeds" if seeds else "",
@@ -155,10 +167,10 @@ def warnings(comparison: Comparison) -> Iterator[str]:
     """Give each warning with the row that it is of, and its reason; those of all rows first."""
     for data, flags in comparison.common.items():
         for flag in flags:
-            yield f"all{f' with {data}' if data else ''}, {flag.kind}: {flag.reason}"
+            yield f"all{f' with {comparison.data_label(data)}' if data else ''}, {flag.kind}: {flag.reason}"
     for row in comparison.rows:
         for flag in row.flags:
-            yield f"{row.label}, {flag.kind}: {flag.reason}"
+            yield f"{row.whole_label}, {flag.kind}: {flag.reason}"
 
 
 def number(value: Value | None) -> str:
@@ -168,6 +180,21 @@ def number(value: Value | None) -> str:
     if not value.spread or value.spread <= 1e-9 * abs(value.value):  # none, of a single thing, or rounding
         return f"{value.value:.3g}" if abs(value.value) < 1000 else f"{value.value:.0f}"
     return f"{value.value:.3f} ± {value.spread:.2g}"
+
+
+def _cells(value: Value | None) -> tuple[float | int | None, ...]:
+    """Return a value, its spread and how much is behind it."""
+    return (None, None, None) if value is None else (value.value, value.spread, value.n or None)
+
+
+def _in_lines(heading: str, width: int) -> str:
+    """Break a heading after spaces and underscores into lines of about the width of what stands below."""
+    lines = [""]
+    for part in re.findall(r"[^ _]+[ _]?|[ _]", heading):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _seconds(row: Row) -> str:

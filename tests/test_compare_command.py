@@ -106,7 +106,7 @@ def words(*overrides, fingerprints=None):
 def test_seeds_and_folds_are_words_of_their_own():
     fold = ["data.split.folds=5", "data.split.fold=2"]
     assert words(["model=pca", "seed=3"], ["model=pca", *fold]) == [
-        ["model=pca", "data.split.by=blocks", "data.split.folds=null", "seed=3"],
+        ["model=pca", "data.split.by=blocks", "seed=3"],
         ["model=pca", "data.split.by=folds", "data.split.folds=5", "data.split.fold=2", "seed=0"],
     ]
 
