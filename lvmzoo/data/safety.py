@@ -51,6 +51,7 @@ def check_hdf5(path: Path) -> None:
         )
     try:
         with h5py.File(path, "r") as file:
+            _refuse_external(path, file)
             _walk(path, file, (_address(file),), {_address(file)})
     except UserError:
         raise
@@ -101,8 +102,24 @@ def check_npz(path: Path) -> None:
         )
 
 
+def _refuse_external(path: Path, file: h5py.File) -> None:
+    """Refuse links to other files before any link is followed: one within the file may lead through one of them."""
+    waiting, seen = [file], {_address(file)}
+    while waiting:
+        group = waiting.pop()
+        for name in group:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise _outside(path, f"{str(group.name).rstrip('/')}/{name}", f"a link to '{link.filename}'")
+            if isinstance(link, h5py.HardLink) and group.get(name, getclass=True) is h5py.Group:
+                inner = group[name]
+                if _address(inner) not in seen:
+                    seen.add(_address(inner))
+                    waiting.append(inner)
+
+
 def _walk(path: Path, group: h5py.Group, above: tuple[int, ...], seen: set[int]) -> None:
-    """Look at every object once, but not at what lies in other files.
+    """Look at every object once.
 
     Parameters
     ----------
@@ -111,8 +128,6 @@ def _walk(path: Path, group: h5py.Group, above: tuple[int, ...], seen: set[int])
     """
     for name in group:
         link, place = group.get(name, getlink=True), f"{str(group.name).rstrip('/')}/{name}"
-        if isinstance(link, h5py.ExternalLink):
-            raise _outside(path, place, f"a link to '{link.filename}'")
         try:
             item = group[name]
         except (KeyError, RuntimeError) as error:
@@ -141,8 +156,12 @@ def _address(item: h5py.Group | h5py.Dataset) -> int:
 def _check_dataset(path: Path, dataset: h5py.Dataset) -> None:
     if dataset.external:
         raise _outside(path, str(dataset.name), f"stored in '{dataset.external[0][0]}'")
-    if dataset.is_virtual and any(source.file_name != "." for source in dataset.virtual_sources()):
-        raise _outside(path, str(dataset.name), "put together from other files")
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if source.file_name != ".":
+            raise _outside(path, str(dataset.name), "put together from other files")
+        found = None if "%" in source.dset_name else dataset.file.get(source.dset_name)  # "%": a name for each block
+        if "%" in source.dset_name or (isinstance(found, h5py.Dataset) and found.is_virtual):
+            raise _endless(path, str(dataset.name))  # HDF5 follows it until the stack is full
     if dataset.shape is None:
         return
     declared, stored = float(np.prod(dataset.shape, dtype=np.float64)) * dataset.dtype.itemsize, _stored(dataset)

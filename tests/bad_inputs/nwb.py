@@ -138,6 +138,20 @@ def virtual(source: str, shape: tuple[int, ...] = (5,)) -> Change:
     return change
 
 
+def through_a_link(file: h5py.File) -> None:
+    """A link within the file that leads through one to another file, and is looked at first."""
+    file["zzz"] = h5py.ExternalLink(str(good()), "/")
+    file["acquisition/x"] = h5py.SoftLink("/zzz")
+
+
+def endless_virtual(file: h5py.File) -> None:
+    """Two data sets, each put together from the other: HDF5 follows them until its stack is full."""
+    for name, other in (("x", "y"), ("y", "x")):
+        layout = h5py.VirtualLayout((5,), "f8")
+        layout[:] = h5py.VirtualSource(".", f"analysis/{other}", (5,))
+        file["analysis"].create_virtual_dataset(name, layout)
+
+
 def hard_loop(file: h5py.File) -> None:
     file["acquisition/again"] = file["acquisition"]
 
@@ -213,6 +227,7 @@ CASES = [
     ),
     changed("spikes of another file", linked(SPIKES, h5py.ExternalLink("secret.h5", "/x")), "a link to 'secret.h5'"),
     changed("a group of another file", linked("processing/x", h5py.ExternalLink("/etc/hostname", "/")), "a link to"),
+    changed("another file through a link", through_a_link, "/zzz is a link to"),
     changed("stored in another file", outside, "stored in '/etc/hostname'"),
     changed("put together from another file", virtual("secret.h5"), "put together from other files"),
     changed("put together from itself", virtual(".", (10**12,)), "declares 8000 GB"),
@@ -242,6 +257,7 @@ CASES = [
     ),
     changed("a link to all of it", linked("acquisition/x", h5py.SoftLink("/")), "contains itself"),
     changed("a group within itself", hard_loop, "contains itself"),
+    changed("put together from each other", endless_virtual, "contains itself: /analysis/x"),
     # ---------------------------------------------------------- no NWB files
     made("text", text_file, "is not an HDF5 file"),
     made("nothing in it", lambda path: path.touch(), "is not an HDF5 file (0 bytes)"),
