@@ -59,9 +59,10 @@ def present(folder: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
     outcomes : of the jobs of a sweep, as in its job-N.json.
     """
     from lvmzoo.report.leaderboard import write_leaderboard
+    from lvmzoo.run_sizes import with_sizes
     from lvmzoo.sweep_runs import with_consistency
 
-    outcomes = with_consistency(outcomes, [row.jobs for row in compare(outcomes).rows])
+    outcomes = with_sizes(with_consistency(outcomes, [row.jobs for row in compare(outcomes).rows]))
     comparison = compare(outcomes)
     sweep_table.write(folder, comparison)
     page = write_leaderboard(folder / "leaderboard.html", outcomes)

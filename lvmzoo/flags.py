@@ -23,6 +23,11 @@ RIVAL = 0.75  # of the best co-bps: says enough for what it keeps with few trial
 KEPT = 0.77  # of what the steadiest rival keeps: of the right size, models kept 0.87 and more, of five times that 0.67
 LEAST_CYCLE = 0.5  # right models: 0.85 and more; 0.55 where log rates are far from affine in latents (square roots)
 MOST_INPUTS = 0.5  # of the variance of log rates
+ALL = "smoothing"  # its latents are the units, and are not meant to be few
+# Latents for each unit. As many components, factors, embedding dimensions or processes as units can copy these. The
+# state of a model with a law of motion also holds what the next bins depend on, and may honestly be larger; with two
+# dimensions a unit, place and speed, each could follow a law of its own.
+MOST_LATENTS = {False: 1, True: 2}
 CHANCE = 0.1  # R2 of what cannot be decoded
 NOISE = 2.0  # standard errors
 
@@ -46,12 +51,14 @@ def flags(outcomes: Sequence[Mapping[str, Any]]) -> list[list[Flag]]:
     Parameters
     ----------
     outcomes : finished runs of one recording and split: "model", the name, and "scores", plain dicts of
-        :class:`lvmzoo.metrics.base.Score`. Runs without scores (failed ones) get no warning.
+        :class:`lvmzoo.metrics.base.Score`. Runs without scores (failed ones) get no warning. "size", where it is known:
+        "latents" and "units", numbers, and "moves", whether latents have a law of motion.
     """
     runs = [_values(outcome.get("scores") or []) for outcome in outcomes]
     names = [str(outcome.get("model", "")) for outcome in outcomes]
     invented, below = _invented(names, runs), _below(names, runs)
-    found = zip(invented, below, map(_driven, runs), map(_leaky, runs), strict=True)
+    large = map(_large, names, outcomes)
+    found = zip(invented, large, below, map(_driven, runs), map(_leaky, runs), strict=True)
     return [[flag for flag in of_run if flag is not None] for of_run in found]
 
 
@@ -91,7 +98,7 @@ def _invented(names: Sequence[str], runs: Sequence[Mapping[str, _Value]]) -> lis
         return found
     rivals = [i for i, value in there.items() if value >= RIVAL * best]
     for i, value in there.items():
-        if value < NEAR * best or names[i] == "smoothing":  # its latents are the units, and are not meant to be few
+        if value < NEAR * best or names[i] == ALL:
             continue
         found[i] = _few_shots(names, runs, i, rivals) or _cycle(runs[i])
     return found
@@ -127,6 +134,22 @@ def _cycle(run: Mapping[str, _Value]) -> Flag | None:
     if value is None or value.mean + NOISE * value.spread >= LEAST_CYCLE:
         return None
     return Flag("invents dynamics", f"Its rates tell only {max(0.0, value.mean):.0%} of the variance of its latents.")
+
+
+def _large(name: str, outcome: Mapping[str, Any]) -> Flag | None:
+    """Flag a run that has so many latents that each unit can have its own."""
+    size = outcome.get("size")
+    if not size or name == ALL or not outcome.get("scores"):
+        return None
+    latents, units, moves = size["latents"], size["units"], bool(size["moves"])
+    if latents < MOST_LATENTS[moves] * units:
+        return None
+    why = (
+        "each unit can follow a law of its own, place and speed, and nothing says what they share"
+        if moves
+        else "latents can copy units one by one, and need not be what they share"
+    )
+    return Flag("too many latents", f"It has {latents} latents of the {units} units that it sees: {why}.")
 
 
 def _below(names: Sequence[str], runs: Sequence[Mapping[str, _Value]]) -> list[Flag | None]:

@@ -131,7 +131,9 @@ def between(one: SavedRun, other: SavedRun, label: str | None = None) -> Between
 
 
 def with_consistency(outcomes: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    """Return outcomes with one more score each: the mean consistency with the other seeds of the same setting.
+    """Return outcomes with one more score each: the mean consistency of the seeds of the same setting.
+
+    The mean over both directions of all pairs of runs on the same bins, its standard deviation over these ``n`` pairs.
 
     Parameters
     ----------
@@ -141,13 +143,19 @@ def with_consistency(outcomes: Sequence[Mapping[str, Any]], groups: Sequence[Seq
     runs, found = read_runs(outcomes), [dict(outcome) for outcome in outcomes]
     by_job = {int(outcome["job"]): outcome for outcome in found}
     for group in groups:
-        members = [runs[job] for job in group if job in runs]
-        for run in members:
-            pairs = [between(*pair) for other in members if other is not run for pair in ((run, other), (other, run))]
-            values = [pair.value for pair in pairs if pair is not None]
-            if values:
-                row = {"metric": "consistency", "target": "", "value": float(np.mean(values)), "spread": None}
-                by_job[run.job]["scores"] = [*by_job[run.job]["scores"], row | {"better": "higher", "unit": "", "n": 0}]
+        same_bins: dict[str, list[SavedRun]] = {}  # folds have others
+        for run in (runs[job] for job in group if job in runs):
+            same_bins.setdefault(run.fingerprint, []).append(run)
+        for members in same_bins.values():
+            pairs = [(between(a, b), between(b, a)) for a, b in itertools.combinations(members, 2)]
+            values = [(one.value + other.value) / 2 for one, other in pairs if one is not None and other is not None]
+            if not values:
+                continue
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            score = {"metric": "consistency", "target": "", "value": float(np.mean(values)), "spread": spread}
+            for run in members:
+                scores = by_job[run.job]["scores"]
+                by_job[run.job]["scores"] = [*scores, score | {"better": "higher", "unit": "", "n": len(values)}]
     return found
 
 

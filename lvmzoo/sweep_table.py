@@ -130,8 +130,8 @@ def limits(comparison: Comparison) -> Iterator[str]:
         names = list(dict.fromkeys(row.whole_label for row in alike))
         which = "" if len(alike) == len(comparison.rows) else f" of {'; '.join(names)}"
         yield (
-            f"Seeds change nothing in the fits{which}: equal runs are no more evidence than one of them, and ± is that of "
-            "one."
+            f"Seeds change nothing in the fits{which}: equal runs are no more evidence than one of them, and ± is that "
+            "of one."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -126,6 +127,41 @@ def test_the_same_data_are_the_same_wherever_they_lie():
     ]
     assert words(here, ["data.path=/there/tuesday.nwb"])[1][1] == "data.path=tuesday.nwb"
     assert words(here, there, fingerprints=["x", "x"]) == [["model=lds", "seed=0"]] * 2
+
+
+def test_of_files_and_simulations_the_names_are_told_and_settings_only_where_runs_on_them_differ():
+    file = ["data.path=/here/monday.nwb", "data.bin_width_s=0.1", "data.tags=[wake]"]
+    assert words(file, [*file, "data.split.held_out_units=0.25"], ["data=lorenz", "model=pca", "model.latents=3"]) == [
+        ["model=lds", "data=monday.nwb", "data.split.held_out_units=0.0", "seed=0"],
+        ["model=lds", "data=monday.nwb", "data.split.held_out_units=0.25", "seed=0"],
+        ["model=pca", "data=lorenz", "seed=0"],
+    ]
+    assert words(file, ["data.path=[/here/a.nwb,/here/b.nwb,/here/c.nwb]"])[1][1] == "data.path=a.nwb and 2 more"
+
+
+def test_settings_of_the_data_share_a_column_and_runs_are_called_by_their_folders(tmp_path: Path, capsys):
+    runs = [
+        saved(tmp_path / "monday", ["data.path=/here/monday.nwb"], 0.3),
+        saved(tmp_path / "held", ["data.path=/here/monday.nwb", "data.split.held_out_units=0.25"], 0.2),
+        saved(tmp_path / "chaos", ["data=lorenz", "model=pca"], 0.1),
+    ]
+    folder = sweep(tmp_path / "sweep", [(["model=gpfa"], 0.2)])
+    assert main(["compare", *map(str, runs), str(folder), "--out", str(tmp_path / "out")]) == 0
+    table, said = table_of(tmp_path / "out"), capsys.readouterr().out
+    assert table[0].startswith("| model | data | co_bps |")
+    assert table[1].startswith("| lds | monday.nwb held_out_units=0.0 | 0.300")
+    assert table[3].startswith("| pca | lorenz | 0.100")
+    assert "=null" not in "".join(table)
+    assert [line.split()[-1] for line in said.splitlines() if "±" in line][:4] == [
+        "monday",
+        "held",
+        "chaos",
+        "sweep/job-0",
+    ]
+    with (tmp_path / "out" / "table.csv").open() as file:
+        assert [row["runs"] for row in csv.DictReader(file)] == ["monday", "held", "chaos", "sweep/job-0"]
+    assert "monday.nwb held_out_units=0.0: None of them is a baseline" in said
+    assert "s: seconds that a run took" in " ".join(said.split())
 
 
 def test_a_simulation_drawn_anew_for_each_seed_is_one_setting():

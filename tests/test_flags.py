@@ -100,6 +100,24 @@ def test_a_split_that_decodes_what_is_not_there_is_leaky(canary, raised):
     assert kinds(outcome("pca", split_canary=canary)) == [["leaky split"] * raised]
 
 
+SIZES = {  # model, latents, units, whether latents move: whether it is told
+    "components": ("pca", 79, 80, False, False),
+    "as many components as units": ("pca", 80, 80, False, True),
+    "factors of LFADS": ("lfads", 200, 80, False, True),
+    "a state that holds places and some speeds": ("lds", 159, 80, True, False),
+    "a state that holds places and speeds of all units": ("lds", 160, 80, True, True),
+    "smoothed units": ("smoothing", 80, 80, False, False),
+}
+
+
+@pytest.mark.parametrize(("model", "latents", "units", "moves", "raised"), SIZES.values(), ids=SIZES)
+def test_more_latents_than_units_can_tell_are_too_many(model, latents, units, moves, raised):
+    run = outcome(model, co_bps=0.1) | {"size": {"latents": latents, "units": units, "moves": moves}}
+    [found] = flags([run])
+    assert [flag.kind for flag in found] == ["too many latents"] * raised
+    assert not raised or f"{latents} latents of the {units} units" in found[0].reason
+
+
 def test_a_score_that_is_not_finite_is_left_out():
     run = outcome("pca", split_canary=0.7)
     run["scores"][0]["value"] = None  # as it is read back from a file

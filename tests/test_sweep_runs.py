@@ -11,8 +11,10 @@ import pytest
 from scipy.linalg import orthogonal_procrustes
 
 from lvmzoo.batch import Kind, Layout, Observation, Variable
+from lvmzoo.comparison import compare
 from lvmzoo.report.leaderboard import write_leaderboard
 from lvmzoo.report.side_by_side import onto
+from lvmzoo.run_sizes import with_sizes
 from lvmzoo.sweep_runs import between, read_runs, with_consistency
 
 
@@ -72,6 +74,31 @@ def test_seeds_of_a_setting_get_a_score_and_nothing_else_does(outcomes):
     assert rows[2:] == [[], []]
     assert rows[0] == rows[1] == [pytest.approx(1.0, abs=1e-5)]
     assert all(len(outcome["scores"]) == 1 for outcome in outcomes)  # what was given is left alone
+
+
+def test_consistency_has_the_number_of_pairs_and_their_spread(outcomes):
+    runs = read_runs(outcomes)
+    pairs = [
+        (between(runs[a], runs[b]).value + between(runs[b], runs[a]).value) / 2 for a, b in ((0, 1), (0, 2), (1, 2))
+    ]
+    for found in with_consistency(outcomes, [[0, 1, 2, 3]])[:3]:
+        score = found["scores"][-1]
+        assert (score["metric"], score["n"]) == ("consistency", 3)
+        assert score["value"] == pytest.approx(np.mean(pairs))
+        assert score["spread"] == pytest.approx(np.std(pairs, ddof=1))
+    [alone] = {o["scores"][-1]["n"] for o in with_consistency(outcomes, [[0, 1]])[:2]}
+    assert alone == 1
+    seeds = with_consistency(outcomes, [[0, 1, 2]])[:3]
+    [shown] = compare([each | {"overrides": [f"seed={i}"]} for i, each in enumerate(seeds)]).rows
+    assert shown.values["consistency"].spread == pytest.approx(np.std(pairs, ddof=1))
+    assert shown.values["consistency"].n == 3
+
+
+def test_sizes_are_those_of_the_saved_latents(outcomes, tmp_path):
+    first = with_sizes([outcomes[0] | {"model": "lds"}, outcomes[1] | {"model": "no_such_model"}, outcomes[2]])
+    assert first[0]["size"] == {"latents": 3, "units": 2, "moves": True}
+    assert "size" not in first[1]
+    assert with_sizes([outcomes[0] | {"model": "pca"}])[0]["size"]["moves"] is False
 
 
 def test_a_failed_job_or_a_folder_without_latents_is_left_out(outcomes, tmp_path):

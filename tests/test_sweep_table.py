@@ -9,7 +9,7 @@ import statistics
 from rich.console import Console
 
 from lvmzoo.comparison import compare
-from lvmzoo.sweep_table import legend, order, show, warnings, write
+from lvmzoo.sweep_table import legend, limits, order, show, warnings, write
 
 
 def outcome(job, overrides, co_bps=None, error=0.0, seconds=1.0, session="a"):
@@ -86,6 +86,27 @@ def test_seeds_become_one_row_with_the_spread_over_them():
     assert [(row.name, row.jobs) for row in rows] == [("lds", [2, 3]), ("pca", [0, 1])]
     assert rows[1].values["co_bps"].value == 0.2
     assert abs(rows[1].values["co_bps"].spread - 0.02**0.5) < 1e-12
+
+
+def test_seeds_that_change_nothing_are_said_to_be_one_run_and_keep_its_spread(tmp_path):
+    def seeds(name, values):
+        made = [outcome(job, [f"model={name}", f"seed={job}"], value) for job, value in enumerate(values)]
+        for each in made:
+            each["scores"][0]["n"] = 2000
+        return made
+
+    pca, lds = seeds("pca", (0.2, 0.2, 0.2)), seeds("lds", (0.3, 0.4, 0.5))
+    comparison = compare([*pca, *(each | {"job": 3 + each["job"]} for each in lds)])
+    assert [(row.name, row.seeds_alike) for row in comparison.rows] == [("lds", False), ("pca", True)]
+    found = comparison.rows[1].values["co_bps"]
+    assert (found.spread, found.n) == (0.01, 2000)
+    [said] = limits(comparison)
+    assert said.startswith("Seeds change nothing in the fits of pca: equal runs are no more evidence than one of them")
+    assert "over seeds; the standard error over trials" in " ".join(legend(comparison, comparison.shown))
+    write(tmp_path, comparison)
+    assert "Seeds change nothing" in (tmp_path / "table.md").read_text()
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["co_bps n"] for row in csv.DictReader(file)] == ["2000", "2000"]
 
 
 def test_settings_that_differ_in_several_ways_have_a_column_each(tmp_path):
