@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from hydra.plugins.config_source import ConfigSource
 
 from lvmzoo.config_safety import check_key, check_target, check_text
 from lvmzoo.errors import UserError, nearest
@@ -21,7 +22,8 @@ MOST_VALUES = 20_000  # of a file, aliases written out
 MOST_ALIASES = 50
 DEEPEST = 20
 
-_PACKAGE = re.compile(r"\A(?:\s*#.*\n)*?\s*#\s*@package\s+(\S+)")
+_WITHIN = re.compile(r"^.*?\.(?=hydra\.)")  # what the list of defaults of another file may leave out
+_HEADER_CHARACTERS = 512  # in which Hydra looks for ``# @package NAME``
 
 
 def check_folder(folder: str | Path) -> None:
@@ -72,8 +74,25 @@ def check_file(path: Path, package: str = "") -> None:
         ) from error
     if root is not None:
         _expanded(path, root)
-        header = _PACKAGE.match(text)
-        _names_only(path, root, header[1] if header else package)
+        _names_only(path, root, _package(path, text) or package)
+
+
+def _package(path: Path, text: str) -> str | None:
+    """Return where the first lines of a file say that its contents go, as Hydra reads them."""
+    if text.startswith("\ufeff"):
+        raise UserError(
+            f"The config {path} begins with a byte order mark.",
+            "Its first line would not be seen, and its settings would go elsewhere.",
+            "Save it as UTF-8 without a byte order mark.",
+        )
+    try:
+        return ConfigSource._get_header_dict(text[:_HEADER_CHARACTERS])["package"]
+    except ValueError as error:
+        raise UserError(
+            f"The config {path} begins with a line that cannot be read: {error}.",
+            "Its first line says where its settings go.",
+            "Write # @package _global_ there.",
+        ) from error
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -144,28 +163,32 @@ def _expanded(path: Path, root: yaml.Node) -> None:
 
 
 def _names_only(path: Path, node: yaml.Node, package: str) -> None:
-    """Look at every key and text of a file; aliases were looked at where they are defined."""
+    """Look at every key and text of a file, those of aliases in each place where they stand."""
     top = "" if package == "experiment" else package.removeprefix("_global_").strip(".")
-    waiting, seen, defaults = [(node, top)], set(), f"{top}.defaults".lstrip(".")
+    waiting, seen, defaults = [(node, top, False)], set(), f"{top}.defaults".lstrip(".")
     while waiting:
-        node, prefix = waiting.pop()
+        node, prefix, in_defaults = waiting.pop()
         where = f"{path}, line {_line(node)}"
-        if id(node) in seen:
+        if (id(node), prefix) in seen:
             continue
-        seen.add(id(node))
+        seen.add((id(node), prefix))
         check_key(prefix, where)
         if isinstance(node, yaml.ScalarNode):
             check_text(node.value, where)
+            if in_defaults:
+                check_key(node.value, where)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                name = f"{prefix}.{getattr(key, 'value', '')}".lstrip(".")
+                leaf = getattr(key, "value", "")
+                name = prefix if leaf == "<<" else f"{prefix}.{leaf}".lstrip(".")  # "<<" puts a mapping into this one
                 place = f"{path}, line {_line(key)}"
-                check_key(name, place)
+                check_key(_WITHIN.sub("", name), place)
                 if name.endswith("_target_"):
                     check_target(str(value.value), place)
-                waiting.append((value, "" if name == defaults else name))
+                listed = in_defaults or name == defaults
+                waiting.append((value, "" if name == defaults else name, listed))
         else:
-            waiting += [(child, prefix) for child in _children(node)]
+            waiting += [(child, prefix, in_defaults) for child in _children(node)]
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:

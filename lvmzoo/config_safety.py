@@ -8,7 +8,7 @@ people, so here they hold names and numbers only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -35,8 +35,18 @@ _ENGINES = {
     "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
     *(f"optuna.samplers.{name}" for name in _SAMPLERS),
 }
-# Settings of launchers and sweepers that run commands or import what they name.
-_RUNNING = ("_args_", "custom_search_space", "setup", "runtime_env", "python", "constraints_func")
+# Settings of launchers and sweepers that import what they name.
+_RUNNING = ("_args_", "custom_search_space", "constraints_func")
+# Those that run commands, reach other machines or write elsewhere: a user's own words alone may set them.
+_OWN = ("setup", "additional_parameters", "submitit_folder", "python", "runtime_env", "init", "temp_folder")
+_DEFAULTS = ("${hydra.sweep.dir}/.submitit/%j",)
+_FIXED: dict[str, Any] = {  # what else of Hydra's settings reads the environment, or writes elsewhere
+    "output_subdir": None,
+    "run.dir": ".",
+    "sweep.subdir": ".",
+    "job.chdir": False,
+    "job.env_copy": [],
+}
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -61,8 +71,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def check_key(key: str, where: str) -> None:
     """Raise UserError for the full name of a setting of Hydra's, or a choice, that is not for configs to change."""
-    if _HYDRA.match(key) and not _OPEN_HYDRA.match(key):
-        raise _not_open(key.rstrip("."), where)
+    target = key.rpartition("@")[2].removeprefix("_global_.") if "@" in key else ""  # the package it goes to
+    for name in (key, f"{target}." if target == "hydra" else target):
+        if _HYDRA.match(name) and not _OPEN_HYDRA.match(name):
+            raise _not_open(name.rstrip("."), where)
 
 
 def check_text(value: str, where: str) -> None:
@@ -101,13 +113,17 @@ def check_composed(composed: DictConfig) -> None:
         )
 
 
-def check_hydra(settings: DictConfig) -> None:
+def check_hydra(settings: DictConfig, own: Collection[str] = ()) -> None:
     """Refuse settings of Hydra by which a config would run code; raises UserError naming the setting.
 
     Parameters
     ----------
     settings : the node ``hydra`` of what was composed.
+    own : full names of the settings that the user gave as overrides, rather than in a file.
     """
+    for name, usual in _FIXED.items():
+        if OmegaConf.select(settings, name) != usual:
+            raise _not_open(f"hydra.{name}", "The experiment")
     for name in ("callbacks", "job.env_set"):
         if OmegaConf.select(settings, name):
             raise _not_open(f"hydra.{name}", "The experiment")
@@ -117,12 +133,24 @@ def check_hydra(settings: DictConfig) -> None:
     for owner in _OPEN:
         for key, value in _plain(settings[owner]):
             where, leaf = f"The setting hydra.{owner}.{key}", key.rpartition(".")[2]
-            running = not key.startswith("params.") and any(part in _RUNNING for part in key.split("."))
+            if key.partition(".")[0] in ("params", "search_space"):  # what a sweeper gives its jobs as overrides
+                check_overrides([f"{key.partition('.')[2]}={value}"])
+                continue
+            if value in (None, *_DEFAULTS):
+                continue
+            mine = any(f"hydra.{owner}.{key}.".startswith(f"{name}.") for name in own)
+            if not mine and any(part in _OWN for part in key.split(".")):
+                raise UserError(
+                    f"{where} is {str(value)[:100]!r}, in a config.",
+                    "It runs commands, reaches other machines or writes elsewhere, so no file of configs may set it.",
+                    f"Remove it there. If you mean it, give it as an override: 'hydra.{owner}.{key.split('.')[0]}…=…'.",
+                )
+            running = any(part in _RUNNING for part in key.split("."))
             if leaf == "_target_":
                 check_target(value, where)
             if isinstance(value, str):
                 check_text(value, where)
-            if value and (running or "\n" in str(value)):  # a line more in the script of a job
+            if (value and running) or (not mine and "\n" in f"{key}{value}"):  # a line more in the script of a job
                 raise _code(where, value)
             if leaf == "storage" and value and not str(value).startswith("sqlite:///"):
                 raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +110,25 @@ def load(overrides: Sequence[str] = (), config_dir: str | Path | None = None, *,
             composed = hydra_compose("train", [*overrides, *extra], return_hydra_config=True)
     except Exception as error:  # Hydra, OmegaConf and PyYAML each raise several unrelated types here
         raise explain(error, overrides) from error
-    check_hydra(composed.hydra)
+    check_hydra(composed.hydra, _named(overrides))
     check_composed(composed)
     if not hydra:
         with open_dict(composed):
             del composed["hydra"]
     return composed
+
+
+def _named(overrides: Sequence[str]) -> set[str]:
+    """Return the full names of the settings that overrides set, those in mappings one by one."""
+
+    def names(key: str, value: Any) -> Iterator[str]:
+        if not isinstance(value, dict):
+            yield key
+            return
+        for name, item in value.items():
+            yield from names(f"{key}.{name}", item)
+
+    return {name for word in parse(overrides) for name in names(word.get_key_element().lstrip("+~"), word.value())}
 
 
 def to_experiment(composed: DictConfig) -> Experiment:

@@ -78,6 +78,12 @@ def explain(error: BaseException, overrides: Sequence[str]) -> UserError:
 
 def not_a_field(full_key: str, parent: DictConfig) -> UserError:
     """Return the error for a key that the config does not have, with the nearest one that it has."""
+    if full_key == "experiment":  # what a file of that folder says goes over all settings, if it says so
+        return UserError(
+            "The file of the experiment does not say where its settings go.",
+            "Its first line is missing, or stands after another comment.",
+            "Begin the file with the line: # @package _global_",
+        )
     leaf = full_key.rpartition(".")[2]
     siblings = [key for key in map(str, parent) if key not in (leaf, "hydra")]
     prefix = full_key.rpartition(".")[0]

@@ -159,6 +159,58 @@ CASES = [
         "train.yaml, line 4 sets hydra.callbacks",
         "train.yaml",
     ),
+    file("output by Hydra, merged", HEAD + "<<: {hydra: {output_subdir: x}}\n", "line 2 sets hydra.output_subdir"),
+    file(
+        "output by Hydra, by another alias",
+        HEAD + "data:\n  simulator_options: {hydra: &a {output_subdir: x}}\nhydra: *a\n",
+        "sets hydra.output_subdir",
+    ),
+    file("a second package", "# @package data\n# @package hydra.job\nchdir: true\n", "line 3 sets hydra.job"),
+    file("a package that Hydra does not see", "# A\n# @package data\nhydra: {output_subdir: x}\n", "line 3 sets hydra"),
+    file("a package in two words", "# @package data hydra\nseed: 1\n", "begins with a line that cannot be read"),
+    file(
+        "settings of Hydra in the place of others",
+        HEAD + "defaults:\n  - /data@hydra.job.env_set: lds\n",
+        "line 3 sets hydra.job.env_set",
+    ),
+    file(
+        "settings of Hydra in the place of others, a text",
+        HEAD + "defaults:\n  - /data/lds@_global_.hydra.run\n",
+        "line 3 sets hydra.run",
+    ),
+    file(
+        "settings of Hydra within others", "hydra:\n  output_subdir: x\n", "line 2 sets hydra.output", "data/mine.yaml"
+    ),
+    file(
+        "environment of the jobs of a sweep",
+        HEAD + "hydra:\n  sweeper:\n    params:\n      +hydra.job.env_set.LD_PRELOAD: choice(a,b)\n",
+        "sets hydra.job.env_set.LD_PRELOAD",
+        more=("-m", "hydra/sweeper=optuna", *USED),
+    ),
+    file(
+        "a folder elsewhere, beside what one's own words say",
+        HEAD + "hydra:\n  launcher:\n    additional_parameters: {output: /CANARY}\n",
+        "additional_parameters.output is",
+        more=(
+            "-m",
+            "hydra/launcher=submitit_slurm",
+            "+hydra.launcher.additional_parameters.nice=10",
+            "hydra.launcher.setup=['module load cuda']",
+            *USED,
+        ),
+    ),
+    file(
+        "options of a job's script",
+        HEAD + "hydra:\n  launcher:\n    additional_parameters: {output: /CANARY}\n",
+        "hydra.launcher.additional_parameters.output is",
+        more=("-m", "hydra/launcher=submitit_slurm", *USED),
+    ),
+    file(
+        "a folder elsewhere",
+        HEAD + "hydra:\n  launcher:\n    submitit_folder: CANARY\n",
+        "hydra.launcher.submitit_folder is",
+        more=("-m", "hydra/launcher=submitit_local", *USED),
+    ),
     # --------------------------------------------------------- secrets
     file("environment read", HEAD + "name: ${oc.env:LVMZOO_SECRET}\n", "mine.yaml, line 2 refers to something"),
     file(
@@ -197,6 +249,8 @@ CASES = [
     file("two documents", HEAD + "seed: 1\n---\nseed: 2\n", "is not valid YAML"),
     file("a list for a mapping", HEAD + "- seed\n- 1\n", "mine"),
     file("a value for a mapping", HEAD + "just a text\n", "There is no setting named 'just a text'"),
+    file("a byte order mark", b"\xef\xbb\xbf" + HEAD.encode() + b"seed: 1\n", "begins with a byte order mark"),
+    file("a place that is not said", "seed: 1\n", "does not say where its settings go"),
     file("a key twice", HEAD + "seed: 1\nseed: 2\n", "duplicate key"),
     file("an unknown key", HEAD + "sed: 1\n", "Did you mean 'seed'?"),
     file("a text for a number", HEAD + "seed: few\n", "seed in experiment/mine.yaml has the wrong type"),
@@ -240,6 +294,7 @@ CASES = [
         "names code",
         sweep=True,
     ),
+    override("override: output by Hydra", ["+data@hydra.run=lds"], "sets hydra.run"),
     override("override: unknown launcher", ["hydra/launcher=jobblib"], "jobblib", sweep=True),
     override(
         "override: deep value", ["data.simulator_options=" + "{a:" * 200 + "1" + "}" * 200], "data.simulator_options"

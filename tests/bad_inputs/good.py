@@ -57,6 +57,12 @@ CASES = [
     config("some aliases", "data:\n  regions: &all [M1, V1]\n  tags: *all\n", "- V1"),
     config("a sweeper that is Hydra's", SWEEP, "seed: 0"),
     config("odd names", "name: '<b> & ../x'\ndata:\n  unit_columns:\n    setup: A\n", "setup: A"),
+    Case(
+        "good: commands before a job, in one's own words",
+        ["train", *PRINT, "hydra/launcher=submitit_slurm", "hydra.launcher.setup=['module load cuda', 'source x']"],
+        "seed: 0",
+        0,
+    ),
     changed("good: a file as it is", lambda file: None, "A run would use", 0),
     changed("good: a link within the file", shared_clock, "other", 0),
     changed("good: put together from itself", virtual("."), "A run would use", 0),

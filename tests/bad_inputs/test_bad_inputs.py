@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lvmzoo import registry
 from tests.bad_inputs import arrays, configs, environment, good, nwb, plugins, runs
 from tests.bad_inputs.case import CANARY, Case, run
 
@@ -21,6 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("LVMZOO_DEBUG", raising=False)
     monkeypatch.setenv("LVMZOO_SECRET", SECRET)
     monkeypatch.setenv("HOME", str(tmp_path))
+    registry.entries()  # found before the environment of a case says otherwise
     return tmp_path
 
 
