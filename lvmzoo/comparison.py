@@ -63,7 +63,7 @@ class Row:
     jobs: list[int]
     settings: tuple[str, ...] = ()  # what tells it from the others, a text for each column
     data: str = ""  # settings of the data, where those differ between runs: only rows of the same data compare
-    label: str = ""  # what it is called among rows of the same data
+    words: str = ""  # what tells it from rows of the same data: "lds latents=4"
     data_label: str = ""  # what these data are called
     values: dict[str, Value] = field(default_factory=dict)  # by metric and target
     folds: int = 1
@@ -73,6 +73,11 @@ class Row:
     failed: str = ""  # why, where a run failed
     wrong: str = ""  # which directions between regions, where their truth is known
     flags: list[Flag] = field(default_factory=list)  # what at least half of its runs are warned of
+
+    @property
+    def label(self) -> str:
+        """What it is called among rows of the same data."""
+        return self.words or " ".join(filter(None, self.settings)) or self.name or "run"
 
     @property
     def whole_label(self) -> str:
@@ -100,6 +105,7 @@ class Comparison:
     """What ``compare`` finds."""
 
     headings: list[str]  # of what tells rows apart
+    data_column: int | None  # which of these says of which data a row is
     metrics: list[Column]  # the one that orders the rows first
     rows: list[Row]  # the best first, those of each data together, failures at the end
     validated: bool  # the order was chosen on validation data
@@ -155,7 +161,7 @@ def compare(outcomes: Sequence[Mapping[str, Any]]) -> Comparison:
     for cells, places in grouped.items():
         row = _row([outcomes[place] for place in places], [runs[place] for place in places])
         row.name, row.settings, row.data = " ".join(filter(None, cells)), cells, settings.data(places[0])
-        row.label = settings.label(places[0]) or str(outcomes[places[0]].get("model", "")) or "run"
+        row.words = settings.label(places[0]) or str(outcomes[places[0]].get("model", ""))
         row.data_label = settings.label(places[0], of_data=True)
         rows.append(row)
         members[cells] = places
@@ -183,7 +189,7 @@ def compare(outcomes: Sequence[Mapping[str, Any]]) -> Comparison:
             unjudged[data] = reason
         if lead and validated and (found := _nested(lead, finished, outcomes, runs)):
             nested[data] = found
-    return Comparison(settings.headings, metrics, rows, validated, nested, common, unjudged)
+    return Comparison(settings.headings, settings.data_column, metrics, rows, validated, nested, common, unjudged)
 
 
 def _columns(outcomes: Sequence[Mapping[str, Any]], found: set[str]) -> list[Column]:

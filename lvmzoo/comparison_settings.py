@@ -51,6 +51,13 @@ class Settings:
             return ["model"]
         return [_short(keys[0]) if len(keys) == 1 else DATA for keys in columns]
 
+    @property
+    def data_column(self) -> int | None:
+        """Place of the column of the data, which says no more than the title of the rows of these data."""
+        columns = self._columns
+        found = [place for place, keys in enumerate(columns) if _of_data(keys[0])]
+        return found[0] if found and 1 < len(columns) <= MOST_SETTINGS else None
+
     def cells(self, place: int) -> tuple[str, ...]:
         """Return the text of each column for one run."""
         given, columns = dict(zip(self.keys, self.values[place], strict=True)), self._columns

@@ -16,7 +16,7 @@ from lvmzoo.comparison import Column, Comparison, Row
 from lvmzoo.pooling import Value
 from lvmzoo.run import write_text
 
-__all__ = ["NONE", "TIME", "body", "legend", "limits", "number", "order", "show", "warnings", "write"]
+__all__ = ["NONE", "TIME", "body", "in_lines", "legend", "limits", "number", "order", "show", "warnings", "write"]
 
 WRONG = "directions wrong"
 FLAGS = "flags"
@@ -33,7 +33,7 @@ def show(comparison: Comparison) -> Table:
         table.add_column(heading, overflow="fold", no_wrap=len(comparison.headings) > 1)
     for column in shown:
         widest = max(len(number(row.values.get(column.key))) for row in comparison.rows)
-        table.add_column(_in_lines(column.heading, widest), justify="right", overflow="fold")
+        table.add_column(in_lines(column.heading, widest), justify="right", overflow="fold")
     table.add_column("s", justify="right")
     table.add_column("run" if named else "job", justify="left" if named else "right", overflow="fold")
     for heading in (*flagged, *wrong):
@@ -187,10 +187,10 @@ def _cells(value: Value | None) -> tuple[float | int | None, ...]:
     return (None, None, None) if value is None else (value.value, value.spread, value.n or None)
 
 
-def _in_lines(heading: str, width: int) -> str:
-    """Break a heading after spaces and underscores into lines of about the width of what stands below."""
+def in_lines(text: str, width: int) -> str:
+    """Break a text after spaces and underscores into lines of about so many characters."""
     lines = [""]
-    for part in re.findall(r"[^ _]+[ _]?|[ _]", heading):
+    for part in re.findall(r"[^ _]+[ _]?|[ _]", text):
         if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
             lines.append("")
         lines[-1] += part

@@ -52,7 +52,7 @@ def forecast_figures(rows: Sequence[Row], bin_s: float) -> Iterator[Picture]:
     first = "; ".join(f"{label} {next(iter(curve.values())).value:.3f}" for label, curve in curves)
     yield picture(
         draw,
-        title="Activity, by time ahead",
+        title=f"Activity, by time ahead{_of(rows)}",
         caption="R² around the test mean, averaged over units, of the activity that each model expects given what it "
         "saw up to so long before. 0 is what the mean alone says.",
         alt=f"R² of forecasts of activity against time ahead; at the shortest: {first}.",
@@ -121,13 +121,18 @@ def _decoding(target: str, quantity: str, found: Mapping[str, Column], rows: Seq
     )
     return picture(
         draw,
-        title=readable[:1].upper() + readable[1:],
+        title=readable[:1].upper() + readable[1:] + _of(rows),
         caption=f"{label[:1].upper()}{label[1:]} on test data.{lower}"
         + (" Gray ticks: what one in twenty readouts of shuffled labels reaches." if chances else ""),
         alt=f"{label} of {readable} by model: {values}.",
         width=HALF,
         height=1.1 + 0.36 * len(rows),
     )
+
+
+def _of(rows: Sequence[Row]) -> str:
+    """Return which data a figure is of, where there are others."""
+    return f", {rows[0].data_label}" if rows[0].data_label else ""
 
 
 def shorten(name: str, longest: int) -> str:

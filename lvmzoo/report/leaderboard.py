@@ -16,6 +16,7 @@ from urllib.parse import quote
 from lvmzoo.comparison import Column, Comparison, Row, compare
 from lvmzoo.comparison_settings import FOLD, SEED, number_of
 from lvmzoo.flags import Flag
+from lvmzoo.report.behind import behind
 from lvmzoo.report.comparison_figures import decoding_figures, forecast_figures
 from lvmzoo.report.likeness import likeness_figures
 from lvmzoo.report.page import Item, Section, write_page
@@ -39,6 +40,7 @@ class Cell:
     sort: str  # what it is sorted by; "" for none
     value: str
     spread: str
+    behind: str  # how many bins, spikes or others, and what the spread is of: a tooltip
     remarks: str  # ceiling and chance
     best: bool
 
@@ -47,7 +49,7 @@ class Cell:
 class Line:
     """A row as the page shows it."""
 
-    names: tuple[str, ...]
+    names: list[str]
     cells: list[Cell]
     failed: str
     seconds: str
@@ -81,18 +83,18 @@ def write_leaderboard(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path
     rows, script = len(comparison.rows), (Path(__file__).parent / "leaderboard.js").read_text()
     content = {
         "title": f"{rows} setting{'s' * (rows != 1)} side by side" if rows != 1 else comparison.rows[0].label,
-        "summary": f"{len(outcomes)} run{'s' * (len(outcomes) != 1)}{on}. {' '.join(_verdict(comparison))}",
+        "summary": f"{_counted(outcomes)}{on}. {' '.join(_verdict(comparison))}",
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "headings": comparison.headings,
+        "headings": _without(comparison, comparison.headings),
         "columns": (columns := _columns(comparison)),
         "groups": [
-            (group[0].data, [_line(row, comparison, columns, outcomes, path.parent) for row in group])
+            (group[0].data_label, [_line(row, comparison, columns, outcomes, path.parent) for row in group])
             for group in comparison.groups
         ],
         "flagged": any(row.flags for row in comparison.rows),
         "wrong": any(row.wrong for row in comparison.rows),
         "order": " ".join([*order(comparison), *limits(comparison)]),
-        "common": [(data, flag) for data, flags in comparison.common.items() for flag in flags],
+        "common": [(comparison.data_label(data), flag) for data, flags in comparison.common.items() for flag in flags],
         "notes": " ".join(_notes(comparison, columns, runs)),
         "sections": [section for section in sections if not section.empty],
         "script": script,
@@ -100,6 +102,15 @@ def write_leaderboard(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> Path
     }
     write_page(path, "leaderboard.html", content)
     return path
+
+
+def _counted(outcomes: Sequence[Mapping[str, Any]]) -> str:
+    return str(outcomes[0].get("run", "1 run")) if len(outcomes) == 1 else f"{len(outcomes)} runs"
+
+
+def _without(comparison: Comparison, cells: Sequence[str]) -> list[str]:
+    """Return cells of what tells rows apart, but for the data: rows of the same data have a title."""
+    return [cell for place, cell in enumerate(cells) if place != comparison.data_column]
 
 
 def _columns(comparison: Comparison) -> list[Column]:
@@ -119,7 +130,7 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
         first, clean = there[0], next((row for row in there if not row.flags), None)
         best = number(first.values[lead.key])
         tied = [row.label for row in there if number(row.values[lead.key]) == best and not comparison.validated]
-        where = f"With {first.data.replace('data.simulator_options.', '')}, " if first.data else ""
+        where = f"On {first.data_label}, " if first.data else ""
         how = " on validation data" if comparison.validated else ""
         if len(tied) > 1:
             who = f"{', '.join(tied[:-1])} and {tied[-1]}"
@@ -142,7 +153,7 @@ def _line(
     own = [outcome for outcome in outcomes if int(outcome["job"]) in row.jobs]
     known = not math.isnan(row.seconds)
     return Line(
-        row.settings,
+        _without(comparison, row.settings),
         [_cell(row, column, comparison) for column in columns],
         row.failed,
         f"{row.seconds:.3f}" if known else "",
@@ -150,21 +161,23 @@ def _line(
         row.flags,
         list(_links(own, folder)),
         row.wrong,
-        " ".join([*row.settings, row.data, *(flag.kind for flag in row.flags), "failed" * bool(row.failed)]).lower(),
+        " ".join(
+            [*row.settings, *row.runs, row.data, *(flag.kind for flag in row.flags), "failed" * bool(row.failed)]
+        ).lower(),
     )
 
 
 def _cell(row: Row, column: Column, comparison: Comparison) -> Cell:
     found = row.values.get(column.key)
     if found is None:
-        return Cell("", number(None), "", "", False)
+        return Cell("", number(None), "", "", "", False)
     value, _, spread = number(found).replace("-", "\N{MINUS SIGN}").partition(" ± ")
     remarks = [
         f"of {found.ceiling:.3g}" if found.ceiling is not None else "",
         f"chance {found.chance:.2g}" if found.chance is not None else "",
     ]
     said = ", ".join(filter(None, remarks)).replace("-", "\N{MINUS SIGN}")
-    return Cell(repr(found.value), value, spread, said, comparison.best(row, column))
+    return Cell(repr(found.value), value, spread, behind(row, column), said, comparison.best(row, column))
 
 
 def _links(own: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -175,7 +188,8 @@ def _links(own: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[tuple[str
         numbers = [(word, number_of(outcome, key)) for word, key in (("fold", FOLD), ("seed", SEED))]
         which = ", ".join(f"{word} {n}" for word, n in numbers if n is not None)
         address = quote(Path(os.path.relpath(report.resolve(), folder.resolve())).as_posix())
-        yield (which or "report") if len(own) > 1 else "report", address, report.parent.name
+        text = (which or "report") if len(own) > 1 else "report"
+        yield outcome.get("run", text), address, report.parent.name
 
 
 def _of_groups(comparison: Comparison, runs: Mapping[int, SavedRun], forecasts: bool) -> Iterator[Item]:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from lvmzoo.comparison import Row
 from lvmzoo.errors import UserError
 from lvmzoo.metrics.dsa import dsa
 from lvmzoo.metrics.subspace_angles import subspace_angles
-from lvmzoo.report.style import HALF, INK, MAIN, Picture, heat_map, picture
+from lvmzoo.report.matrix import draw_matrix, keyed
+from lvmzoo.report.style import HALF, MAIN, Picture, picture
 from lvmzoo.sweep_runs import SavedRun
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["likeness_figures"]
 
@@ -29,7 +25,7 @@ Pair = tuple[float, float | None]  # a value and its standard error
 
 def likeness_figures(shown: Sequence[tuple[Row, list[SavedRun]]]) -> Iterator[Picture]:
     """Draw how far apart the dynamics of one run of each row are, and the angles between what latents span."""
-    first = [(row.label, _trials(members[0]), members[0]) for row, members in shown]
+    first = [(row.whole_label, _trials(members[0]), members[0]) for row, members in shown]
     there = [each for each in first if each[1]][:_MOST_ROWS]
     if len(there) < 2:
         return
@@ -109,30 +105,17 @@ def _matrix(
     values = np.full((len(names), len(names)), np.nan)
     for place, (value, _) in pairs.items():
         values[place] = value
+    texts = [[text(value) for value in row] for row in values]
     spreads = [spread for _, spread in pairs.values() if spread is not None]
     if spreads:
         caption += f" Standard errors over trials are {text(float(np.median(spreads)))} in the median and "
         caption += f"{text(max(spreads))} at most."
     yield picture(
-        functools.partial(_draw, values=values, names=names, text=text),
+        functools.partial(draw_matrix, values=values, texts=texts, names=names, most=float(np.nanmax(values)) or 1.0),
         title=title,
         caption=caption,
         alt=f"{title}: "
         + "; ".join(f"{names[i]} and {names[j]} {text(value)}" for (i, j), (value, _) in pairs.items() if i > j),
-        width=HALF if len(names) <= 4 else MAIN,
-        height=1.4 + 0.45 * len(names),
+        width=HALF if len(names) <= 4 and not keyed(names) else MAIN,
+        height=(0.6 if keyed(names) else 1.4) + 0.45 * len(names),
     )
-
-
-def _draw(
-    figure: Figure, values: Float[np.ndarray, "row row"], names: Sequence[str], text: Callable[[float], str]
-) -> None:
-    axes, largest = figure.subplots(), float(np.nanmax(values))
-    axes.imshow(values, vmin=0, vmax=largest or 1.0, cmap=heat_map())
-    for i, j in np.argwhere(np.isfinite(values)):
-        dark = values[i, j] > 0.6 * largest
-        axes.text(j, i, text(values[i, j]), ha="center", va="center", color="w" if dark else INK)
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.comparison import Row
 from lvmzoo.report.coloring import Coloring, space_axes
-from lvmzoo.report.style import HAIRLINE, HALF, INK, MAIN, THIRD, WIDE, Picture, heat_map, picture
+from lvmzoo.report.matrix import draw_matrix, keyed
+from lvmzoo.report.style import HAIRLINE, HALF, MAIN, THIRD, WIDE, Picture, picture
 from lvmzoo.sweep_runs import SavedRun, between
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _label(run: SavedRun, session: str) -> tuple[str, Variable] | None:
 
 def latent_figures(shown: Shown) -> Iterator[Picture]:
     """Draw the latents of one run of each row on test data, those of the same bins as the first turned onto it."""
-    first: tuple[SavedRun, str, np.ndarray, str] | None = None
+    first: dict[tuple[str, str], tuple[np.ndarray, str]] = {}  # of each recording: points, and what they are called
     for row, members in shown:
         run = members[0]
         session = next(iter(run.layouts))
@@ -44,10 +45,10 @@ def latent_figures(shown: Shown) -> Iterator[Picture]:
         if latents is None or latents.shape[1] < 2:
             continue
         points, how = _principal(latents), "Principal axes."
-        if first is None:
-            first = run, session, points, row.label
-        elif run.fingerprint and (run.fingerprint, session) == (first[0].fingerprint, first[1]):
-            points, how = onto(latents, first[2]), f"Turned onto the latents of {first[3]}."
+        key = run.fingerprint, session
+        if run.fingerprint and key in first:
+            points, how = onto(latents, first[key][0]), f"Turned onto the latents of {first[key][1]}."
+        first.setdefault(key, (points, row.label))
         step = max(1, -(-len(latents) // _MOST_POINTS))
         found = _label(run, session)
         if found is None:
@@ -58,7 +59,7 @@ def latent_figures(shown: Shown) -> Iterator[Picture]:
             readable = found[0].replace("_", " ")
             values = values[:: -(-len(values) // len(latents)) or 1]
             coloring = Coloring(readable, readable, values[::step, 0], found[1].kind, found[1].levels)
-        name = row.label
+        name = row.whole_label
         yield picture(
             functools.partial(_points, points=points[::step], coloring=coloring),
             title=name,
@@ -112,7 +113,8 @@ def consistency_figures(shown: Shown) -> Iterator[Picture]:
     labels = {found[0] for _, (run, *_) in shown for session in run.layouts if (found := _label(run, session))}
     label = next(iter(labels)) if len(labels) == 1 else None
     size = len(shown)
-    values, nulls = np.full((size, size), np.nan), []
+    values, spreads, nulls = np.full((size, size), np.nan), np.full((size, size), np.nan), []
+    counts = np.zeros((size, size), int)
     for i, (_, sources) in enumerate(shown):
         for j, (_, targets) in enumerate(shown):
             pairs = [
@@ -120,38 +122,35 @@ def consistency_figures(shown: Shown) -> Iterator[Picture]:
             ]
             known = [pair for pair in pairs if pair is not None]
             if known:
-                values[i, j] = np.mean([pair.value for pair in known])
+                values[i, j], counts[i, j] = np.mean([pair.value for pair in known]), len(known)
+                spreads[i, j] = np.std([pair.value for pair in known], ddof=1) if len(known) > 1 else np.nan
                 nulls += [value for pair in known for value in pair.null]
     if not np.isfinite(values).any():
         return
-    names = [row.label for row, _ in shown]
+    names = [row.whole_label for row, _ in shown]
+    least, most = counts[counts > 0].min(), counts.max()
+    pairs_said = f"over {most}" if least == most else f"over {least} to {most}"
+    many = f", ± their standard deviation ({pairs_said} maps)" if most > 1 else ""
     null = ""
     if nulls:
         null = (
             f" Different recordings are aligned on {label}; with the labels of one shifted it is "
             f"{np.nanmedian(nulls):.2f} in the median and {np.nanquantile(nulls, 0.95):.2f} in one of twenty."
         )
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap=heat_map())
-        for i, j in np.argwhere(np.isfinite(values)):
-            axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="w" if values[i, j] > 0.6 else INK)
-        axes.set_xticks(range(size), names, rotation=35, ha="right")
-        axes.set_yticks(range(size), names)
-        axes.set_xlabel("to")
-        axes.set_ylabel("from")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-
+    texts = [[_with_spread(value, spread) for value, spread in zip(*both, strict=True)]
+             for both in zip(values, spreads, strict=True)]  # fmt: skip
     yield picture(
-        draw,
+        functools.partial(draw_matrix, values=values, texts=texts, names=names, most=1.0),
         title="Consistency of settings and seeds",
         caption="R² of an affine map from the latents of one run (rows) to those of another (columns), fitted on "
-        "training bins and scored on test bins: the mean over pairs of runs. On the diagonal are different seeds of a "
-        "setting." + null,
+        f"training bins and scored on test bins: the mean over pairs of runs{many}. On the diagonal are different "
+        "seeds of a setting." + null,
         alt="Matrix of consistency between the settings of the sweep: "
         + "; ".join(f"{name} with itself {values[i, i]:.2f}" for i, name in enumerate(names)),
-        width=HALF if size <= 3 else MAIN if size <= 6 else WIDE,
-        height=1.6 + 0.55 * size,
+        width=HALF if size <= 3 and not keyed(names) else MAIN if size <= 6 else WIDE,
+        height=(0.7 if keyed(names) else 1.6) + 0.55 * size,
     )
+
+
+def _with_spread(value: float, spread: float) -> str:
+    return f"{value:.2f}\n± {spread:.2g}" if np.isfinite(spread) and spread >= 0.0005 else f"{value:.2f}"

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Outline
+from matplotlib.figure import Figure
 
 from lvmzoo.batch import Layout, Observation
 from lvmzoo.comparison import Row
 from lvmzoo.report.leaderboard import write_leaderboard
 from lvmzoo.report.likeness import likeness_figures
+from lvmzoo.report.matrix import draw_matrix
 from lvmzoo.sweep_runs import SavedRun
 
 EVIL = "<script>alert(1)</script>"
@@ -88,6 +90,31 @@ def test_the_first_without_a_warning_is_named(tmp_path: Path):
         score["value"] = 0.01 if score["metric"].startswith("few_shot") else score["value"]
     text = page_of([inventing, outcome(1, "lds", 0.30)], tmp_path).read_text()
     assert "It carries a warning (invents dynamics); the first without one is lds, with 0.300 ± 0.01." in text
+
+
+def test_every_number_says_how_much_is_behind_it(tmp_path: Path):
+    seeds = [outcome(seed, "lds", 0.3 + 0.1 * seed, words=[f"seed={seed}"]) for seed in (0, 1)]
+    for each in seeds:
+        each["scores"] = [score | {"n": 2159} for score in each["scores"]]
+    page = page_of([*seeds, outcome(2, "pca", 0.2)], tmp_path).read_text()
+    titles = re.findall(r'<td class="number[^>]* title="([^"]*)"', page)
+    assert "n = 2\N{NARROW NO-BREAK SPACE}159 spikes in each of 2 seeds; ± standard deviation over 2 seeds" in titles
+    assert "n = 2\N{NARROW NO-BREAK SPACE}159 bins in each of 2 seeds; ± standard deviation over 2 seeds" in titles
+    assert "± standard error over trials or blocks" in titles
+
+
+def test_rows_with_long_names_are_numbered_in_matrices_that_have_room(tmp_path: Path, recwarn):
+    names = [f"a_model_with_a_name latents={i}, a_recording_with_a_long_name_of_day_{i}.nwb" for i in range(9)]
+    for width in (3.9, 6.5):
+        figure = Figure(figsize=(width, 0.6 + 0.45 * 9), layout="constrained")
+        values = np.full((9, 9), 0.5)
+        draw_matrix(figure, values, [["0.50"] * 9] * 9, names, 1.0)
+        figure.canvas.draw()
+        [axes] = figure.axes
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == [str(i + 1) for i in range(9)]
+        assert axes.get_yticklabels()[4].get_text().startswith("5 a_model_")
+        assert axes.get_position().width > 0.4
+    assert not [warning for warning in recwarn if "constrained_layout" in str(warning.message)]
 
 
 def test_links_lead_to_the_report_of_each_run_from_where_the_page_is(outcomes, tmp_path: Path):
@@ -173,6 +200,17 @@ def test_chromium_sorts_and_filters_by_the_address(outcomes, chromium, tmp_path:
         said = re.search(r'<span id="count"[^>]*>(.*?)</span>', done.stdout)
         assert said is not None
         assert said[1] == (f"{len(expected)} of 5 rows" if "filter" in fragment else "")
+
+
+def test_figures_and_sentences_name_the_data_where_there_are_several(tmp_path: Path):
+    words = [("pca", "a.nwb", 0.1), ("lds", "a.nwb", 0.2), ("pca", "b.nwb", 0.9), ("lds", "b.nwb", 0.8)]
+    outcomes = [outcome(i, name, value, words=[f"data.path={data}"]) for i, (name, data, value) in enumerate(words)]
+    page = page_of(outcomes, tmp_path).read_text()
+    titles = Outline(page).headings["h3"]
+    assert titles == ["Hand velocity, a.nwb", "Heading, a.nwb", "Hand velocity, b.nwb", "Heading, b.nwb"]
+    assert "On a.nwb, the first by co_bps is lds" in page
+    assert re.findall(r'<th scope="col" data-key="([^"]*)" data-order="asc">', page) == ["model"]  # data have titles
+    assert re.findall(r'<tr class="data"><th[^>]*><span>([^<]*)<', page) == ["a.nwb", "b.nwb"]
 
 
 def test_rows_of_other_data_stay_together(chromium, tmp_path: Path):
