@@ -54,6 +54,9 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lvmzoo' has no attribute '{name}'")
+    from lvmzoo.processes import process_number
+
+    process_number("LOCAL_RANK")  # before what is imported here stumbles over it
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

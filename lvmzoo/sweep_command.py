@@ -30,6 +30,7 @@ from lvmzoo.config import Experiment, SplitConfig
 from lvmzoo.data.files import files_of
 from lvmzoo.errors import UserError
 from lvmzoo.models.base import GradientModel, Scores
+from lvmzoo.processes import process_number
 from lvmzoo.run import experiment_to_plain
 from lvmzoo.store import load, parse, to_experiment
 from lvmzoo.sweep_end import conclude
@@ -205,7 +206,7 @@ def _job(composed: DictConfig) -> float | str:
     """
     settings = HydraConfig.get()
     folder, number = Path(settings.sweep.dir), int(settings.job.num)
-    tasks, task = int(settings.launcher.get("tasks_per_node", 1)), int(os.environ.get("SLURM_PROCID", "0"))
+    tasks, task = int(settings.launcher.get("tasks_per_node", 1)), process_number("SLURM_PROCID")
     if tasks > 1 and task > 0:
         return _beside(composed, folder, number)
     with _undisturbed():

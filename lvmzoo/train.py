@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from lvmzoo.metrics.decode import Decoder
 from lvmzoo.metrics.decoding import best_decoders
 from lvmzoo.models.base import Communicates, Connects, Model, Reconstructs, StatisticsModel
 from lvmzoo.origin import begun, fingerprint, origin
+from lvmzoo.processes import process_number
 from lvmzoo.run import Run, load_run, make_folder, read_experiment, save_latents, write_experiment
 from lvmzoo.signals import Signals
 from lvmzoo.slurm import continued, remembered
@@ -85,7 +85,7 @@ def _train(
     signals: Signals,
 ) -> Run:
     began = time.perf_counter()
-    write = write and _main(experiment.trainer.devices)
+    write = _main(experiment.trainer.devices) and write
     asked = experiment
     if write:
         experiment = continued(experiment)
@@ -158,8 +158,7 @@ def _train(
 
 def _main(devices: int) -> bool:
     """Return whether this process is the one that writes; SLURM numbers processes that it starts together."""
-    rank = os.environ.get("SLURM_PROCID", "0") if devices > 1 else "0"
-    return int(os.environ.get("LOCAL_RANK", rank)) == 0
+    return process_number("LOCAL_RANK", str(process_number("SLURM_PROCID")) if devices > 1 else "0") == 0
 
 
 def _left_of(run: Run, diverged: DivergedError) -> DivergedError:

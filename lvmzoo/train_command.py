@@ -21,6 +21,7 @@ from lvmzoo.commands import console_of_width
 from lvmzoo.errors import Interrupted, UserError
 from lvmzoo.fields import describe_fields
 from lvmzoo.findings import Findings, Question
+from lvmzoo.processes import process_number
 from lvmzoo.sentences import CAUTION, answers
 from lvmzoo.store import compose, config_folder, fill_store, group_options, load
 from lvmzoo.wrong_config import explain
@@ -99,14 +100,8 @@ def call_hydra(arguments: Sequence[str], task: Any = None) -> None:
 
 def train_and_print(experiment: Experiment) -> None:
     """Train, saying what happens on standard error; print scores and where the run and its report lie."""
+    process_number("LOCAL_RANK")  # before what is imported here stumbles over it
     from lvmzoo.slurm import requeue
-
-    if not (rank := os.environ.get("LOCAL_RANK", "0")).isdigit():
-        raise UserError(
-            f"The environment variable LOCAL_RANK is '{rank}'.",
-            "Programs that start several processes of a run number them by it.",
-            "Unset it: lvmzoo starts the processes of trainer.devices=N by itself.",
-        )
     from lvmzoo.train import train
 
     with _spoken():
