@@ -56,7 +56,7 @@ def begun(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
         return None
     state = read_checkpoint(path)
     stored = state.get("origin")
-    if not (isinstance(stored, dict) and {"version", "config", "data"} <= set(stored)):
+    if stored is None or not _is_origin(stored):
         raise UserError(
             f"The checkpoint in {path.parent} is not one of a run.",
             "A checkpoint says with what release, settings and data its run began.",
@@ -89,10 +89,10 @@ def check_data(folder: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) 
     changed = [f"session '{name}' is gone" for name in before if name not in here]
     changed += [f"session '{name}' is new" for name in here if name not in before]
     for name in (name for name in before if name in here):
-        parts = [part for part in _PARTS if before[name][part] != here[name][part]]
+        parts = [part for part in _PARTS if before[name].get(part) != here[name][part]]
         if parts:
             source = f" ({here[name]['source']})" if here[name]["source"] else ""
-            sizes = f"{before[name]['size']} then, {here[name]['size']} now"
+            sizes = f"{before[name].get('size')} then, {here[name]['size']} now"
             changed.append(f"session '{name}'{source} has other {' and '.join(parts)} ({sizes})")
     if changed:
         raise UserError(
@@ -113,6 +113,14 @@ def fingerprint(sessions: Sequence[Session]) -> str:
 
 
 _PARTS = ("units", "activity", "split", "behavior", "inputs")
+
+
+def _is_origin(stored: Any) -> bool:
+    """Return whether a value has the shape of what ``origin`` returns."""
+    if not (isinstance(stored, dict) and isinstance(stored.get("version"), str)):
+        return False
+    config, data = stored.get("config"), stored.get("data")
+    return isinstance(config, dict) and isinstance(data, dict) and all(isinstance(of, dict) for of in data.values())
 
 
 def _digests(session: Session) -> dict[str, str]:

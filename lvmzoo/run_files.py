@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lvmzoo.errors import UserError
 
-__all__ = ["check_regular", "read_json", "read_tensors", "rebuilding"]
+__all__ = ["check_links", "check_regular", "read_json", "read_tensors", "rebuilding"]
 
 LARGEST_JSON_BYTES = 200_000_000
 LARGEST_TENSOR_BYTES = 1_000_000_000  # of a model that is being rebuilt, beyond what its file holds
@@ -47,6 +47,20 @@ def check_regular(path: Path) -> None:
     path.stat()
     if not path.is_file():
         raise _damaged(path, "it is no regular file")
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a run that would be written through a link to elsewhere, as one of somebody else can: UserError."""
+    inside = folder.resolve()
+    for path in (*folder.glob("*"), *folder.glob("checkpoints/*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise UserError(
+                f"{path} is a link to {path.resolve()}.",
+                "A run that goes on writes into its folder; through this link it would write elsewhere.",
+                "Put the file itself there, or remove the link.",
+            )
+        if not (path.is_file() or path.is_dir()):
+            raise _damaged(path, "it is no regular file")
 
 
 @contextlib.contextmanager

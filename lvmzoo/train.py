@@ -34,6 +34,7 @@ from lvmzoo.models.base import Communicates, Connects, Model, Reconstructs, Stat
 from lvmzoo.origin import begun, fingerprint, origin
 from lvmzoo.processes import process_number
 from lvmzoo.run import Run, load_run, make_folder, read_experiment, save_latents, write_experiment
+from lvmzoo.run_files import check_links
 from lvmzoo.signals import Signals
 from lvmzoo.slurm import continued, remembered
 
@@ -94,6 +95,7 @@ def _train(
     if folder is not None:
         experiment = dataclasses.replace(read_experiment(folder), resume=str(folder))
         if write:
+            check_links(folder)
             remove_partial(folder)
         entry = registry.get(experiment.model.name)
         saved = begun(folder, _recommended(experiment, entry))

@@ -73,10 +73,17 @@ def check_npz(path: Path) -> None:
     UserError
         Naming the array. Other errors are those of a file that is damaged.
     """
-    whole = 0
+    whole, names = 0, set()
     with zipfile.ZipFile(path) as file:
         for info in file.infolist():
             name = info.filename.removesuffix(".npy")
+            if name in names:
+                raise UserError(
+                    f"'{path}' holds the array '{name}' twice.",
+                    "Which of them is meant cannot be known.",
+                    "Write the file again with np.savez.",
+                )
+            names.add(name)
             with file.open(info) as member:
                 try:
                     major, _ = np.lib.format.read_magic(member)

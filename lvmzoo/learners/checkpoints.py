@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lvmzoo.checkpoint import check_space, write_checkpoint
-from lvmzoo.errors import DivergedError
+from lvmzoo.errors import DivergedError, UserError
 from lvmzoo.learners.callbacks import Learner, Record
 from lvmzoo.learners.gradient import GradientLearner
 from lvmzoo.signals import Signals, Stopped
@@ -48,10 +48,20 @@ class Checkpoints(pl.Callback):
         self._saved = time.monotonic()
 
     def resume(self, learner: Learner, state: Mapping[str, Any]) -> None:
-        """Bring learner and record to where a checkpoint was taken."""
-        learner.model.load_state_dict(state["model"])
-        learner.restore(state["progress"])
-        self._record.restore(state["record"])
+        """Bring learner and record to where a checkpoint was taken; raises UserError where it is one of another run."""
+        try:
+            self._record.restore(state["record"])
+            for parameters in (self._record.best, state["model"]):  # the best ones are taken in the end
+                if parameters is not None:
+                    learner.model.load_state_dict(parameters)
+            learner.restore(state["progress"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"The checkpoint in {self._path and self._path.parent} does not fit the run: {reason}.",
+                "It is of another model, or damaged before its checksum was taken.",
+                "Put the checkpoint of this run back, or start the run anew, without resume.",
+            ) from error
 
     def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
         """Take the signals over; make sure that the disk has room. Raises UserError where it has not."""

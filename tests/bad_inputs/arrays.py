@@ -106,6 +106,13 @@ def encrypted(path: Path) -> None:
     path.write_bytes(content)
 
 
+def twice(path: Path) -> None:
+    """Two arrays of one name, one with its ending and one without."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("counts.npy", "counts"):
+            archive.writestr(name, header("(2, 2)", values=bytes(32)))
+
+
 CASES = [
     # ------------------------------------------------------------------ code
     file("a pickle", pickled, "cannot be read"),
@@ -131,6 +138,7 @@ CASES = [
     file("damaged", corrupt, "cannot be read"),
     file("encrypted", encrypted, "cannot be read"),
     file("a member that is no array", member(b"text"), "cannot be read"),
+    file("an array twice", twice, "holds the array 'counts' twice"),
     file("a pipe", os.mkfifo, "There is no file"),
     # ---------------------------------------------------------------- arrays
     npz("no activity", "One of them must be the activity", spikes=COUNTS),

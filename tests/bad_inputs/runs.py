@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -22,7 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from lvmzoo import checkpoint
 from lvmzoo.cli import main
+from lvmzoo.run import read_experiment
 from lvmzoo.run_files import rebuilding
+from lvmzoo.train import train
 from tests.bad_inputs import nwb
 from tests.bad_inputs.case import CANARY, Case, Payload
 
@@ -58,6 +61,18 @@ def changed(
         return [re.sub("|".join(places), lambda word: str(places[word[0]]), text) for text in command]
 
     return Case(f"run: {name}", write, says, code, environment)
+
+
+def resumed(name: str, change: Change, says: str) -> Case:
+    """A good run that a function changes and Python resumes: what is said of the fit before is not printed there."""
+
+    def write(folder: Path) -> Callable[[], object]:
+        shutil.copytree(good() / "run", folder / "run")
+        change(folder / "run")
+        experiment = dataclasses.replace(read_experiment(folder / "run"), resume=str(folder / "run"))
+        return lambda: train(experiment)
+
+    return Case(f"run: {name}", write, says)
 
 
 def text(file: str, content: str) -> Change:
@@ -138,6 +153,28 @@ def plain_pickle(run: Path) -> None:
 def unsigned(run: Path) -> None:
     for path in (run / "checkpoints").iterdir():
         torch.save(Payload(run), path)
+
+
+def state(change: Callable[[dict[str, Any]], Any]) -> Change:
+    """Change what a checkpoint holds; its checksum is right."""
+
+    def write(run: Path) -> None:
+        stored = checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")
+        change(stored)
+        saved(run, stored)
+
+    return write
+
+
+def linked(name: str) -> Change:
+    """Put a link to elsewhere in the place of a file or folder of a run."""
+
+    def write(run: Path) -> None:
+        if (run / name).exists():
+            (run / name).rename(run.parent / "elsewhere")
+        (run / name).symlink_to(run.parent / "elsewhere")
+
+    return write
 
 
 class _Large:
@@ -232,7 +269,36 @@ CASES = [
         "checkpoint",
         RESUME,
     ),
+    # ------------------------------------------------------------- elsewhere
+    changed("a log that is a link", linked("log.txt"), "log.txt is a link to", RESUME),
+    changed("checkpoints that are a link", linked("checkpoints"), "checkpoints is a link to", RESUME),
+    changed("a checkpoint that is a link", linked("checkpoints/last.ckpt"), "last.ckpt is a link to", RESUME),
+    changed("a folder to come that is a link", linked("last_good"), "last_good is a link to", RESUME),
+    changed(
+        "a pipe for a log",
+        lambda run: [(run / "log.txt").unlink(missing_ok=True), os.mkfifo(run / "log.txt")],
+        "log.txt cannot be read: it is no regular file",
+        RESUME,
+    ),
     # ------------------------------------------------------------------ fits
+    resumed(
+        "a checkpoint of another model",
+        state(lambda stored: stored["model"].update(mean=torch.zeros(9, 9))),
+        "does not fit the run",
+    ),
+    resumed("a checkpoint without a model", state(lambda stored: stored.pop("model")), "does not fit the run"),
+    resumed("a checkpoint without progress", state(lambda stored: stored.update(progress="x")), "does not fit"),
+    resumed(
+        "a checkpoint of a best model that is none",
+        state(lambda stored: stored["record"].update(best={"x": torch.zeros(2)})),
+        "does not fit the run",
+    ),
+    resumed("a checkpoint of no data", state(lambda stored: stored["origin"].update(data=1)), "is not one"),
+    resumed(
+        "a checkpoint of data without facts",
+        state(lambda stored: stored["origin"]["data"].update(session={})),
+        "has other units",
+    ),
     changed("a model without its tensors", tensors(lambda state: state.clear()), "cannot be rebuilt"),
     changed(
         "a tensor of another shape",
