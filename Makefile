@@ -3,6 +3,14 @@
 PYTHON := .venv/bin/python
 LVMZOO := .venv/bin/lvmzoo
 NAME ?=
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q
+# Run once more with the shapes of all arrays checked at every call, which makes a test take about twice as long.
+CHECKED := tests/data tests/parts tests/inference \
+	tests/contract/test_every_model.py::test_shapes_and_finite_values \
+	tests/contract/test_every_model.py::test_statistics_add_up_over_any_partition \
+	tests/contract/test_every_metric.py::test_it_needs_a_capability_or_gives_no_row
+# Some images forbid Python to keep what it compiled: each command would compile its packages anew, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup train test lint audit fuzz bench results clean
 
@@ -23,7 +31,8 @@ train: .venv/.stamp ## simulate a reach task as an NWB file, fit an LDS to it, w
 	@$(LVMZOO) train experiment=reach_lds data.path=data/reach.nwb
 
 test: lint ## check style and types, run the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist worksteal
+	@$(PYTEST) -n 2 --dist worksteal
+	@$(PYTEST) -n 2 --dist worksteal --jaxtyping-packages=lvmzoo,beartype.beartype $(CHECKED)
 
 lint: .venv/.stamp ## ruff and mypy
 	@$(PYTHON) -m ruff check -q .
@@ -34,7 +43,7 @@ audit: .venv/.stamp ## look for insecure code, and for known holes in the packag
 	@$(PYTHON) scripts/audit.py
 
 fuzz: .venv/.stamp ## the property-based tests of configs and arrays, with 20 times as many examples, new ones each time
-	@OMP_NUM_THREADS=1 LVMZOO_FUZZ=20 $(PYTHON) -m pytest -q --timeout 7200 tests/test_fuzz.py
+	@LVMZOO_FUZZ=20 $(PYTEST) --timeout 7200 tests/test_fuzz.py
 
 bench: .venv/.stamp-bench ## compare with peers (NAME=lds for one), write benchmarks.json and RESULTS.md
 	@$(PYTHON) scripts/claims.py benchmarks $(NAME)

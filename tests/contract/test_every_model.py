@@ -44,6 +44,7 @@ GRADIENT = [name for name in NAMES if issubclass(registry.get(name).model, Gradi
 FILTERS = [name for name in NAMES if issubclass(registry.get(name).model, Filters)]
 DYNAMICAL = [name for name in NAMES if issubclass(registry.get(name).model, HasDynamics)]
 STEPS = 150
+FEW_STEPS = 20  # where it does not matter what was learned
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +64,30 @@ def experiment(name: str, **trainer: Any) -> Experiment:
     )
 
 
+def short(name: str) -> dict[str, int]:
+    """Limits of training for tests that need a model to be fitted, but not well."""
+    return {} if name in STATISTICS else {"max_steps": FEW_STEPS}
+
+
 def fit(name: str, recording: Any = None, **trainer: Any) -> Run:
     return train(experiment(name, **trainer), [recording or world.recording()], write=False)
 
 
+class Fitted(dict[str, Run]):
+    """Models by name, each fitted when it is first asked for."""
+
+    def __missing__(self, name: str) -> Run:
+        self[name] = fit(name)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def fitted(request: pytest.FixtureRequest) -> dict[str, Run]:
-    return {}
+def fitted() -> Fitted:
+    return Fitted()
 
 
 @pytest.fixture(params=NAMES)
-def run(request: pytest.FixtureRequest, fitted: dict[str, Run]) -> Run:
-    if request.param not in fitted:
-        fitted[request.param] = fit(request.param)
+def run(request: pytest.FixtureRequest, fitted: Fitted) -> Run:
     return fitted[request.param]
 
 
@@ -109,7 +121,7 @@ def assert_close(one: torch.Tensor, other: torch.Tensor, bins: torch.Tensor | No
 
 def test_fits_and_writes_a_run_that_loads_identically(tmp_path: Any, session: Session) -> None:
     for name in NAMES:
-        made = train(dataclasses.replace(experiment(name), output=str(tmp_path)), [world.recording()])
+        made = train(dataclasses.replace(experiment(name, **short(name)), output=str(tmp_path)), [world.recording()])
         assert made.folder is not None
         assert (made.folder / "checkpoints" / "last.ckpt").is_file(), name
         again = load_run(made.folder)
@@ -151,11 +163,11 @@ def test_shapes_and_finite_values(run: Run, session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_result_bit_for_bit(name: str, fitted: dict[str, Run]) -> None:
-    fitted.setdefault(name, fit(name))
+def test_same_seed_same_result_bit_for_bit(name: str) -> None:
+    once = fit(name, **short(name)).model.state_dict()
     torch.rand(3)  # the state of the user's generator does not matter
-    again = fit(name).model.state_dict()
-    for key, value in fitted[name].model.state_dict().items():
+    again = fit(name, **short(name)).model.state_dict()
+    for key, value in once.items():
         assert torch.equal(value, again[key]), key
 
 
@@ -214,8 +226,8 @@ def test_trials_do_not_depend_on_each_other(run: Run, session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters_step_by_step_and_look_no_further(name: str, fitted: dict[str, Run], session: Session) -> None:
-    model = fitted.setdefault(name, fit(name)).model
+def test_filters_step_by_step_and_look_no_further(name: str, fitted: Fitted, session: Session) -> None:
+    model = fitted[name].model
     assert isinstance(model, Filters)
     batch = session.test.batch([0, 3]).without_behavior().hide([4])
     with torch.no_grad():
@@ -235,8 +247,8 @@ def test_filters_step_by_step_and_look_no_further(name: str, fitted: dict[str, R
 
 
 @pytest.mark.parametrize("name", DYNAMICAL)
-def test_dynamics_can_be_linearized(name: str, fitted: dict[str, Run], session: Session) -> None:
-    model = fitted.setdefault(name, fit(name)).model
+def test_dynamics_can_be_linearized(name: str, fitted: Fitted, session: Session) -> None:
+    model = fitted[name].model
     assert isinstance(model, HasDynamics)
     batch = session.test.batch([0]).without_behavior()
     with torch.no_grad():
@@ -252,8 +264,7 @@ def test_dynamics_can_be_linearized(name: str, fitted: dict[str, Run], session: 
 
 @pytest.mark.parametrize("name", STATISTICS)
 @pytest.mark.parametrize("batch_size", [1, 5, 37])
-def test_batch_size_changes_nothing(name: str, batch_size: int, fitted: dict[str, Run], session: Session) -> None:
-    fitted.setdefault(name, fit(name))
+def test_batch_size_changes_nothing(name: str, batch_size: int, fitted: Fitted, session: Session) -> None:
     batch = session.test.batch()
     other = outputs(fit(name, batch_size=batch_size).model, batch)
     for key, value in outputs(fitted[name].model, batch).items():
@@ -277,8 +288,7 @@ def test_statistics_add_up_over_any_partition(name: str, session: Session) -> No
 
 
 @pytest.mark.parametrize("name", EM)
-def test_objective_never_falls(name: str, fitted: dict[str, Run]) -> None:
-    fitted.setdefault(name, fit(name))
+def test_objective_never_falls(name: str, fitted: Fitted) -> None:
     objective = fitted[name].history["train/log_likelihood_per_bin"].to_numpy()
     assert len(objective) == 8
     assert (np.diff(objective) >= -1e-9 * np.abs(objective[1:])).all()
@@ -286,8 +296,8 @@ def test_objective_never_falls(name: str, fitted: dict[str, Run]) -> None:
 
 
 @pytest.mark.parametrize("name", GRADIENT)
-def test_loss_falls_and_every_parameter_learns(name: str, fitted: dict[str, Run]) -> None:
-    run = fitted.setdefault(name, fit(name))
+def test_loss_falls_and_every_parameter_learns(name: str, fitted: Fitted) -> None:
+    run = fitted[name]
     first = fit(name, max_steps=1)
     start, end = first.history["train/loss"].iloc[0], run.history["train/loss"].iloc[-1]
     assert end < start
@@ -314,8 +324,7 @@ def test_silent_and_duplicated_units(name: str) -> None:
         bin_width_s=0.05,
         regions=["V1"] * 5 + ["V2"] * 5,
     )
-    limits = {} if name in STATISTICS else {"max_steps": 20}
-    run = fit(name, recording, **limits)
+    run = fit(name, recording, **short(name))
     assert run.sessions is not None
     for key, value in outputs(run.model, run.sessions[0].test.batch().without_behavior()).items():
         assert bool(torch.isfinite(value).all()), key
@@ -345,7 +354,7 @@ def test_finds_what_was_planted(run: Run, session: Session) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_known_inputs_are_used_or_said_not_to_be(name: str) -> None:
-    plan = experiment(name, **({"max_epochs": 2} if name in STATISTICS else {"max_steps": 20}))
+    plan = experiment(name, **({"max_epochs": 2} if name in STATISTICS else short(name)))
     data = dataclasses.replace(world.DATA, inputs=["side"])
     run = train(dataclasses.replace(plan, data=data), [world.recording()], write=False)
     assert run.sessions is not None
