@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+MOST_VALUES = 1000
 CHOSEN = "chosen"  # the run folder of the refitted model
 HELP = """\
 [bold]lvmzoo select[/bold] SETTING=VALUES [OVERRIDES] [--config-dir DIR]
@@ -61,6 +62,7 @@ def _select(experiment: Experiment, key: str, values: Sequence[Any]) -> None:
     from lvmzoo.context import telling
     from lvmzoo.report.selection import write_selection_page
     from lvmzoo.selection import select, usual
+    from lvmzoo.selection_metric import named
     from lvmzoo.train_command import train_and_print
 
     folder: Path | None = None
@@ -82,7 +84,7 @@ def _select(experiment: Experiment, key: str, values: Sequence[Any]) -> None:
     seconds = time.monotonic() - began
     write_selection_page(folder, found, experiment, seconds)
     _print(found)
-    print(f"Fitting {experiment.model.name} with {key}={found.chosen} to the training part", file=sys.stderr)
+    print(f"Fitting {experiment.model.name} with {key}={named(found.chosen)} to the training part", file=sys.stderr)
     train_and_print(usual(replace(experiment, output=str(folder), name=CHOSEN), key, found.chosen))
     if experiment.report:
         write_selection_page(folder, found, experiment, seconds, run=CHOSEN)
@@ -90,13 +92,15 @@ def _select(experiment: Experiment, key: str, values: Sequence[Any]) -> None:
 
 
 def _print(found: Selection) -> None:
+    from lvmzoo.selection_metric import named
+
     table = Table(box=None, pad_edge=False)
     unit = f" ({found.unit})" if found.unit else ""
     for heading, side in ((found.key, "right"), (f"score{unit}", "right"), ("± difference", "right"), ("", "left")):
         table.add_column(escape(heading), justify="right" if side == "right" else "left", overflow="fold")
+    means, errors = found.shown(found.means), found.shown(found.errors)
     for place, value in enumerate(found.values):
-        mean, error = found.means[place], found.errors[place]
-        cells = [str(value), *(f"{number:.4g}" if math.isfinite(number) else "" for number in (mean, error))]
+        cells = [named(value), means[place], errors[place]]
         marks = [word for word, marked in (("chosen", found.chosen), ("best", found.best)) if marked == value]
         if place in found.failed:
             table.add_row(escape(cells[0]), "", "", f"[red]left out:[/red] {escape(found.failed[place])}")
@@ -106,6 +110,8 @@ def _print(found: Selection) -> None:
     console = console_of_width()
     console.print(f"Score: {found.metric}, {found.folds} folds, higher is better.", markup=False, soft_wrap=True)
     console.print(table)
+    if found.at_edge:
+        console.print(f"! {found.key}={found.chosen} {found.at_edge}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _write(folder: Path, found: Selection) -> None:
@@ -129,6 +135,7 @@ def _write(folder: Path, found: Selection) -> None:
         "scores": [[_plain(number, None) for number in row] for row in found.scores],
         "best": found.best if whole else None,
         "chosen": found.chosen if whole else None,
+        "remark": found.at_edge if whole else "",
         "left_out": {str(found.values[place]): reason for place, reason in found.failed.items()},
         "one_pass": found.one_pass,
     }
@@ -167,8 +174,10 @@ def _swept(overrides: Sequence[str]) -> tuple[list[str], str, list[str]]:
     swept = [override for override in parsed if override.is_sweep_override()]
     if len(swept) != 1:
         several = " and ".join(override.key_or_group for override in swept)
+        ones = ", ".join(f"{one.input_line} is one value" for one in parsed if one.key_or_group.startswith("model."))
+        none = f"No setting has several values to choose from{': ' * bool(ones)}{ones}."
         raise UserError(
-            f"{several} have several values each." if swept else "No setting has several values to choose from.",
+            f"{several} have several values each." if swept else none,
             "`lvmzoo select` chooses one setting; all others are fixed.",
             "Choose one of them first, then the other with the first fixed at what was chosen."
             if swept
@@ -182,14 +191,27 @@ def _swept(overrides: Sequence[str]) -> tuple[list[str], str, list[str]]:
         )
     fixed = [str(override.input_line) for override in parsed if override is not swept[0]]
     try:
-        texts = list(swept[0].sweep_string_iterator())
+        texts = list(itertools.islice(swept[0].sweep_string_iterator(), MOST_VALUES + 1))
     except Exception as error:  # OmegaConf's, for a range among other values
         raise UserError(
             f"{swept[0].input_line} cannot be read.",
             "Values are a list (1,2,4), or one range (range(1,13) or range(0.1,0.5,0.1), which ends before its end).",
             "Write all values out.",
         ) from error
-    return fixed, swept[0].key_or_group, texts
+    line, name = swept[0].input_line, swept[0].key_or_group
+    if not texts:
+        raise UserError(
+            f"{line} holds no value.",
+            "A range rises, and ends before its end: range(1,4) is 1, 2 and 3.",
+            f"Write '{name}=range(FIRST,LAST+1)', or {name}=1,2,4.",
+        )
+    if len(texts) > MOST_VALUES:
+        raise UserError(
+            f"{line} holds more than {MOST_VALUES} values.",
+            "Each of them is fitted to every fold.",
+            f"List some of them first: {name}={texts[0]},{texts[10]},{texts[100]}.",
+        )
+    return fixed, name, texts
 
 
 class _Parser(argparse.ArgumentParser):

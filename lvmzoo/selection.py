@@ -7,13 +7,13 @@ tell all values at once (``Selects``) is fitted once; others are fitted anew for
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from lvmzoo import registry
 from lvmzoo.config import FOLDS, Experiment, LoggerConfig, SplitConfig
@@ -22,80 +22,13 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session
 from lvmzoo.errors import DivergedError, UserError
 from lvmzoo.findings import Progress, quiet_progress
-from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
 from lvmzoo.models.base import Model, Selects, StatisticsModel
+from lvmzoo.selected import Selection
 from lvmzoo.selection_metric import HELD_OUT_UNITS, is_number, measure_of, refuse_other_questions
 from lvmzoo.sentences import duration
 from lvmzoo.train import train
 
 __all__ = ["Selection", "select", "usual"]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Values of a setting, what each scored on the folds left out, and which is chosen; higher scores are better."""
-
-    key: str
-    values: tuple[Any, ...]
-    scores: Float[np.ndarray, "value fold"]  # NaN where there is none
-    metric: str  # in words
-    unit: str = ""
-    failed: Mapping[int, str] = field(default_factory=dict)  # place of a value -> why it was left out
-    one_pass: bool = False  # all values from the moments of one fit
-
-    @property
-    def compared(self) -> tuple[int, ...]:
-        """Places of the values that have a score in every fold that is used."""
-        used = np.isfinite(self.scores[:, self._folds]).all(1)
-        return tuple(place for place in range(len(self.values)) if used[place] and place not in self.failed)
-
-    @property
-    def _folds(self) -> np.ndarray:
-        """Folds in which any value has a score: one without a spike has none of any."""
-        return np.flatnonzero(np.isfinite(self.scores).any(0))
-
-    @property
-    def folds(self) -> int:
-        """Number of folds that values are compared in."""
-        return len(self._folds)
-
-    @property
-    def means(self) -> Float[np.ndarray, " value"]:
-        """Mean score over folds; NaN for a value that is not compared."""
-        return self._of_compared(lambda scores: scores.mean(1))
-
-    @property
-    def errors(self) -> Float[np.ndarray, " value"]:
-        """Standard error over folds of each value's difference from the best: 0 for the best; NaN with one fold."""
-
-        def error(scores: np.ndarray) -> np.ndarray:
-            behind = scores[scores.mean(1).argmax()] - scores
-            return behind.std(1, ddof=1) / len(behind.T) ** 0.5 if self.folds > 1 else np.full(len(scores), np.nan)
-
-        return self._of_compared(error)
-
-    @property
-    def best(self) -> Any:
-        """The value with the highest mean score; the first of those that are equal."""
-        return self.values[int(np.nanargmax(self.means))]
-
-    @property
-    def chosen(self) -> Any:
-        """The smallest number that is worse than the best by at most one standard error of their difference.
-
-        Breiman, Friedman, Olshen, Stone (1984), Classification and Regression Trees, section 3.4.3, with the standard
-        error of the differences fold by fold: what makes one fold harder than another is the same for all values. Of
-        values that are no numbers, and of a single fold, it is the best.
-        """
-        numbers = [self.values[place] for place in self.compared]
-        if self.folds < 2 or not all(map(is_number, numbers)):
-            return self.best
-        return fewest_within_one_error(-self.scores[list(self.compared)][:, self._folds].T, numbers)
-
-    def _of_compared(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        rows, found = list(self.compared), np.full(len(self.values), np.nan)
-        found[rows] = function(self.scores[rows][:, self._folds])
-        return found
 
 
 def select(
@@ -135,14 +68,14 @@ def select(
             "Leave them out.",
         )
     values = _checked(key, values)
-    experiments = [_with_setting(experiment, key, value) for value in values]
+    experiments, wrong = _experiments(experiment, key, values)
     fold_splits = _fold_splits(experiment.data.split)
     recordings = load(experiment.data) if recordings is None else recordings
     leaf = key.removeprefix("model.")
     if issubclass(entry.model, Selects) and key.startswith("model.") and leaf in entry.model.selects:
         found = _in_one_pass(experiment, leaf, values, len(fold_splits), recordings)
     else:
-        found = _by_refits(experiments, key, values, fold_splits, recordings, progress, keep)
+        found = _by_refits(experiments, wrong, key, values, fold_splits, recordings, progress, keep)
     if not found.compared:
         reason = next(iter(found.failed.values()), "no fold had a score")
         raise UserError(
@@ -158,6 +91,21 @@ def usual(experiment: Experiment, key: str, value: Any) -> Experiment:
     """Return the experiment that fits a chosen value: to training data, scored on the test part that no fold saw."""
     split = _usual_split(experiment.data.split)
     return _with_setting(replace(experiment, data=replace(experiment.data, split=split)), key, value)
+
+
+def _experiments(
+    experiment: Experiment, key: str, values: Sequence[Any]
+) -> tuple[dict[int, Experiment], dict[int, str]]:
+    """Return the experiment with each value by its place, and why there is none; UserError where all are wrong."""
+    found, wrong, last = {}, {}, None
+    for place, value in enumerate(values):
+        try:
+            found[place] = _with_setting(experiment, key, value)
+        except UserError as error:
+            wrong[place], last = error.what, error
+    if not found and last is not None:
+        raise last
+    return found, wrong
 
 
 def _with_setting(experiment: Experiment, key: str, value: Any) -> Experiment:
@@ -183,6 +131,11 @@ def _changed(config: Any, key: str, value: Any, whole: str) -> Any:
 
 def _checked(key: str, values: Sequence[Any]) -> tuple[Any, ...]:
     """Return each value once, numbers in order."""
+    for value in values:
+        if is_number(value) and not math.isfinite(value):
+            raise UserError(
+                f"{key}={value} is no value to compare.", "Numbers are finite.", f"Leave it out of the values of {key}."
+            )
     once = [value for place, value in enumerate(values) if value not in values[:place]]
     if len(once) < 2:
         raise UserError(
@@ -237,7 +190,8 @@ def _in_one_pass(
 
 
 def _by_refits(
-    experiments: Sequence[Experiment],
+    experiments: Mapping[int, Experiment],
+    wrong: Mapping[int, str],
     key: str,
     values: tuple[Any, ...],
     splits: Sequence[SplitConfig],
@@ -246,18 +200,19 @@ def _by_refits(
     keep: Callable[[Selection], None],
 ) -> Selection:
     """Fit every value to all folds but one, and score it on that one."""
-    model, session = _built(experiments, splits[0], recordings)
-    measure = measure_of(experiments[0], model, session, key, values)
+    first = next(iter(experiments.values()))
+    model, session = _built([*experiments.values()], splits[0], recordings)
+    measure = measure_of(first, model, session, key, values)
     changes: dict[str, Any] = {}
-    if measure.hides_units and not experiments[0].data.split.held_out_units:
+    if measure.hides_units and not first.data.split.held_out_units:
         changes["held_out_units"] = HELD_OUT_UNITS
     if isinstance(model, StatisticsModel) and model.passes is not None:
         changes["validation"] = 0.0  # a solution in closed form looks at no validation data
     scores = np.full((len(values), len(splits)), np.nan)
-    failed: dict[int, str] = {}
+    failed = dict(wrong)
     found = Selection(key, values, scores, measure.title, measure.unit, failed)
     began = time.monotonic()
-    for place, experiment in enumerate(experiments):
+    for place, experiment in experiments.items():
         for fold, split in enumerate(splits):
             done = (place * len(splits) + fold) / scores.size
             progress(_said(key, values, place, fold, len(splits), done, time.monotonic() - began), done)

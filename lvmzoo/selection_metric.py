@@ -20,7 +20,7 @@ from lvmzoo.metrics.behavior_r2 import BehaviorR2
 from lvmzoo.models.base import Communicates, GradientModel, Model, Reconstructs, Scores
 from lvmzoo.run import Run
 
-__all__ = ["HELD_OUT_UNITS", "Measure", "is_number", "measure_of", "refuse_other_questions"]
+__all__ = ["HELD_OUT_UNITS", "Measure", "is_number", "measure_of", "named", "refuse_other_questions"]
 
 HELD_OUT_UNITS = 0.25  # for co-smoothing, where data.split.held_out_units says nothing
 FEWEST_UNITS = 8  # of which a quarter is held out
@@ -131,6 +131,11 @@ def refuse_other_questions(key: str, model: type[Model]) -> None:
 def is_number(value: Any) -> bool:
     """Tell numbers, of which the smallest is the simplest, from words and switches."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def named(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _draws_other_pairs(key: str) -> bool:

@@ -70,6 +70,10 @@ def test_the_chosen_model_is_fitted_with_the_usual_split(monkeypatch: pytest.Mon
     ("words", "said"),
     [
         (["model.latents=4"], "No setting has several values"),
+        (["model.latents=4"], "model.latents=4 is one value"),
+        (["model.latents=range(6,1)"], "model.latents=range(6,1) holds no value"),
+        (["model.latents=range(3,3)"], "range(1,4) is 1, 2 and 3"),
+        (["model.latents=range(1,1000000000)"], "holds more than 1000 values"),
         (["model.latents=1,2", "seed=0,1"], "model.latents and seed have several values each"),
         (["model.latents=interval(1,9)"], "is a range to draw from"),
         (["model.latents=2"], "No setting has several values"),

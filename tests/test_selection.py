@@ -78,6 +78,36 @@ def test_of_one_fold_the_best_is_chosen() -> None:
     assert np.isnan(found.errors).all()
 
 
+EDGES = {  # values, chosen, what is said
+    "largest": ((1, 2, 3), [[0.0, 0.1], [1.0, 1.1], [2.0, 2.1]], "is the largest offered: larger ones may be better"),
+    "smallest": ((4, 6), [[1.0, 1.1], [0.0, 0.1]], "is the smallest offered: smaller ones may do as well"),
+    "one latent": ((1, 2), [[1.0, 1.1], [0.0, 0.1]], ""),
+    "within": ((1, 2, 3), [[0.0, 0.1], [2.0, 2.1], [1.0, 1.1]], ""),
+    "words": (("a", "b"), [[1.0, 1.1], [0.0, 0.1]], ""),
+    "the others failed": (
+        (1, 2, 9),
+        [[0.0, 0.1], [1.0, 1.1], [np.nan] * 2],
+        "the largest that could be fitted: 9 were",
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "scores", "said"), EDGES.values(), ids=EDGES)
+def test_a_choice_at_the_edge_of_what_was_offered_is_told(values: Any, scores: Any, said: str) -> None:
+    found = chosen(scores, values)
+    assert said in found.at_edge
+    assert bool(said) == bool(found.at_edge)
+
+
+def test_numbers_of_a_table_have_the_same_decimals() -> None:
+    found = chosen([[0.0068, 0.0069], [0.0963, 0.0965], [0.09, 0.091]])
+    assert found.shown(found.means) == ["0.00685", "0.09640", "0.09050"]
+    assert found.shown([0.1, np.nan]) == ["0.10000", ""]
+    large = chosen([[-61.2, -62.5], [-60.1, -61.4], [-60.9, -62.2]])
+    assert large.shown(large.means) == ["-61.85", "-60.75", "-61.55"]
+    assert chosen([[0.0, 0.0]] * 3).shown([0.0]) == ["0"]
+
+
 def test_no_fold_sees_the_test_part(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[int]] = []
     tested: list[set[int]] = []
@@ -228,6 +258,12 @@ def test_what_changes_the_question_is_refused(key: str) -> None:
 def test_folds_are_contiguous_or_refused(split: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"does not go with a choice"):
         select(experiment(LDSConfig(), **split), "model.latents", [1, 2], [planted()])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(UserError, match=rf"model\.latents={value} is no value"):
+        select(experiment(LDSConfig()), "model.latents", [1, value], [planted()])
 
 
 def test_a_single_value_and_an_unknown_setting_are_refused() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from lvmzoo.report import text
 from lvmzoo.report.page import Section, write_page
 from lvmzoo.report.style import HAIRLINE, HALF, INK, MUTED, PARTS, PREDICTED, Picture, Table, picture
-from lvmzoo.selection_metric import is_number
+from lvmzoo.selection_metric import is_number, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["write_selection_page"]
 
 _NEAR = 6  # standard errors below the best that the second figure shows, at least
+_FEWEST = 3  # values within that: fewer are told by the first figure
 
 
 def write_selection_page(
@@ -53,15 +54,15 @@ def write_selection_page(
         ("Time", f"{seconds:.0f} s"),
     ]
     content = {
-        "title": f"{found.key}={found.chosen} for {experiment.model.name}",
+        "title": f"{found.key}={named(found.chosen)} for {experiment.model.name}",
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "model": experiment.model.name,
         "setting": found.key,
-        "chosen": str(found.chosen),
-        "summary": _summary(found),
+        "chosen": named(found.chosen),
+        "summary": _summary(found) + (f" {found.key}={found.chosen} {found.at_edge}" if found.at_edge else ""),
         "run": run,
         "sections": sections,
-        "left_out": [(str(found.values[place]), reason) for place, reason in found.failed.items()],
+        "left_out": [(named(found.values[place]), reason) for place, reason in found.failed.items()],
         "facts": facts,
         "config": text.config_text({"experiment": experiment})[len("experiment:\n") :],
     }
@@ -99,6 +100,8 @@ def _figures(found: Selection) -> Iterator[Picture]:
     )
     if len(rows) > 2 and found.folds > 1:
         near = max(_NEAR * float(errors.max(initial=0.0, where=means >= np.median(means))), 1.5 * float(best - chosen))
+        if np.count_nonzero(means >= best - near) < _FEWEST:
+            return
         yield picture(
             functools.partial(_by_fold, found=found, lowest=-near),
             title="Difference from the best, near the best",
@@ -140,7 +143,7 @@ def _axes(figure: Figure, found: Selection) -> tuple[Axes, np.ndarray, np.ndarra
         axes.locator_params(axis="x", integer=all(isinstance(value, int) for value in values))
     else:
         places = np.arange(len(values), dtype=np.float64)
-        axes.set_xticks(places, [str(value) for value in values])
+        axes.set_xticks(places, [named(value) for value in values])
     axes.set_xlabel(found.key)
     return axes, places, found.means[rows], np.nan_to_num(found.errors[rows])
 
@@ -150,7 +153,7 @@ def _mark(axes: Axes, found: Selection, places: np.ndarray, heights: np.ndarray)
     at = [found.values[row] for row in found.compared].index(found.chosen)
     axes.plot(places[at], heights[at], "o", markersize=9, markerfacecolor="none", color=PARTS["test"], mew=1.8)
     axes.annotate(
-        f"{found.chosen}",
+        named(found.chosen),
         (places[at], heights[at]),
         xytext=(0, -15),
         textcoords="offset points",
@@ -167,7 +170,7 @@ def _table(found: Selection) -> Iterator[Table]:
     for place, value in enumerate(found.values):
         mark = "chosen" if value == found.chosen else "best" if value == found.best else ""
         numbers = [found.means[place], found.errors[place], *found.scores[place]]
-        name = f"{value} ({mark})" if mark and place in found.compared else str(value)
-        lines.append([name, *(f"{number:.4g}" if np.isfinite(number) else "\N{EN DASH}" for number in numbers)])
+        name = f"{named(value)} ({mark})" if mark and place in found.compared else named(value)
+        lines.append([name, *(number or "\N{EN DASH}" for number in found.shown(numbers))])
     note = "± difference: standard error over folds of the difference from the best. Higher scores are better."
     yield Table("What each value scored on the folds left out", header, lines, note)
