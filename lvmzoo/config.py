@@ -41,6 +41,7 @@ class SplitConfig:
     def __post_init__(self) -> None:
         """Raise UserError for a seed that no generator takes, or folds beside another way to split."""
         _at_least("data.split.seed", self.seed, 0)
+        _at_least("data.split.folds", self.folds, 2)
         if self.folds is None:
             object.__setattr__(self, "folds", FOLDS if self.by == "folds" else None)
         elif self.by == "blocks":
@@ -169,7 +170,12 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes, and other impossible values; raises UserError."""
         _at_least("seed", self.seed, 0)
-        _at_least("time_limit_s", self.time_limit_s, 0)
+        if self.time_limit_s is not None and not self.time_limit_s > 0:
+            raise UserError(
+                f"time_limit_s={self.time_limit_s:g} is not possible.",
+                "It is a time in seconds, in which a run can begin.",
+                "Write time_limit_s=3600, or null for no limit.",
+            )
         if self.prune is not None:
             _one_of("prune", self.prune, ("median", "halving"))
 

@@ -23,18 +23,17 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lvmzoo import registry
 from lvmzoo.cli import failure
 from lvmzoo.comparison_settings import FOLD, flat
 from lvmzoo.config import Experiment, SplitConfig
 from lvmzoo.data.files import files_of
 from lvmzoo.errors import UserError
-from lvmzoo.models.base import GradientModel, Scores
 from lvmzoo.processes import process_number
 from lvmzoo.run import experiment_to_plain
 from lvmzoo.store import load, parse, to_experiment
+from lvmzoo.sweep_checks import check_processes, check_sweep, tasks_of
 from lvmzoo.sweep_end import conclude
-from lvmzoo.sweep_folder import KEPT, Sweep, job_path, outcomes_in, read_outcome, stopped_by, write_outcome
+from lvmzoo.sweep_folder import KEPT, Sweep, check_there, job_path, outcomes_in, read_outcome, stopped_by, write_outcome
 from lvmzoo.sweep_job import attempt, run_job, train_job
 from lvmzoo.sweep_watch import watching
 from lvmzoo.train_command import call_hydra
@@ -66,11 +65,8 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # Optuna's storage needs release 1
     composed = load(_first_values(options.overrides), options.config_dir, hydra=True)
     folds = _all_folds(composed)
-    _refuse_processes(composed)
-    _refuse_absent_files(composed, options.overrides)
     jobs = _jobs(composed, [*options.overrides, *folds])
-    if jobs is None:
-        _refuse_search_for_nothing(composed)
+    check_sweep(composed, jobs, options.config_dir)
     if composed.hydra.launcher._target_.endswith(SEVERAL) and composed.trainer.threads is None:
         arguments = [*arguments, "trainer.threads=1"]  # threads of several runs would wait for each other
     sweep = Sweep(Path(composed.output), arguments, jobs)
@@ -136,36 +132,6 @@ def _all_folds(composed: DictConfig) -> list[str]:
     return [f"{FOLD}={','.join(map(str, range(split.folds)))}"]
 
 
-def _refuse_processes(composed: DictConfig) -> None:
-    """Refuse several devices where nothing but the run itself would start its processes: each starts the sweep."""
-    devices, tasks = composed.trainer.devices, composed.hydra.launcher.get("tasks_per_node", 1)
-    if devices != tasks and devices > 1:
-        raise UserError(
-            f"trainer.devices={devices} does not work in a sweep with this launcher.",
-            "Every process of a job would start the whole sweep again.",
-            "Sweep with trainer.devices=1, start the runs one by one, or use hydra/launcher=slurm_gpus.",
-        )
-
-
-def _refuse_absent_files(composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Raise UserError once for files that no job would find."""
-    swept = any(word.get_key_element() == "data.path" and word.is_sweep_override() for word in parse(overrides))
-    if composed.data.path is not None and not swept:
-        files_of(OmegaConf.to_container(composed.data, resolve=True)["path"])  # type: ignore[call-overload, index] # a mapping
-
-
-def _refuse_search_for_nothing(composed: DictConfig) -> None:
-    """Raise UserError where no run of a search would have anything to minimize."""
-    model = registry.get(composed.model.name).model
-    if composed.data.split.held_out_units or issubclass(model, Scores | GradientModel):
-        return
-    raise UserError(
-        f"A search has nothing to judge {composed.model.name} by.",
-        "It minimizes the validation loss, or minus the log-likelihood of validation data: this model has neither.",
-        "Add data.split.held_out_units=0.25, whose co-smoothing is then maximized, or use `lvmzoo select`.",
-    )
-
-
 @contextlib.contextmanager
 def _stoppable(sweep: Sweep) -> Iterator[None]:
     """Hand SIGINT and SIGTERM on to all jobs, wherever they run; a second signal ends this process at once."""
@@ -206,7 +172,7 @@ def _job(composed: DictConfig) -> float | str:
     """
     settings = HydraConfig.get()
     folder, number = Path(settings.sweep.dir), int(settings.job.num)
-    tasks, task = int(settings.launcher.get("tasks_per_node", 1)), process_number("SLURM_PROCID")
+    tasks, task = tasks_of(settings.launcher), process_number("SLURM_PROCID")
     if tasks > 1 and task > 0:
         return _beside(composed, folder, number)
     with _undisturbed():
@@ -220,6 +186,7 @@ def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[st
 
     The first of several tasks of a job, each a device of one run, does so where the launcher put it.
     """
+    check_there(folder)
     path, asked = job_path(folder, number), lambda: stopped_by(folder)
     lock = FileLock(folder / f".job-{number}.lock")
     try:
@@ -231,6 +198,7 @@ def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[st
         outcome: dict[str, Any] = {"job": number, "overrides": overrides, "status": "queued", "code": 1}
         try:
             experiment = to_experiment(composed)
+            check_processes(experiment.trainer.devices, tasks)
             outcome |= {"model": experiment.model.name, "settings": _decided_by(experiment)}
         except Exception as error:
             code, lines = failure(error)

@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 
 from lvmzoo.compare_command import COMPARED, name_undone, present
-from lvmzoo.sweep_folder import KEPT, Sweep, outcomes_in
+from lvmzoo.sweep_folder import KEPT, Sweep, outcome_paths, outcomes_in
 
 __all__ = ["conclude", "counted"]
 
+PAGE = "leaderboard.html"
 OFFLINE = "*/wandb/offline-run-*"
 
 
@@ -27,7 +28,12 @@ def conclude(sweep: Sweep, command: str) -> None:
     command : that runs the same sweep again.
     """
     outcomes = outcomes_in(sweep.folder)
-    if any(outcome["status"] == "done" for outcome in outcomes):
+    page = sweep.folder / PAGE
+    if page.is_file() and all(
+        path.stat().st_mtime_ns <= page.stat().st_mtime_ns for path in outcome_paths(sweep.folder)
+    ):
+        print(f"Nothing is new since the table and the page were written.\nLeaderboard: {page}")
+    elif any(outcome["status"] == "done" for outcome in outcomes):
         present(sweep.folder, [outcome for outcome in outcomes if outcome["status"] in COMPARED])
     name_undone(outcomes)
     best = sweep.folder / "optimization_results.yaml"  # written by Optuna's sweeper

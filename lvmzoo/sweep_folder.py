@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,8 +22,11 @@ __all__ = [
     "FINAL",
     "KEPT",
     "Sweep",
+    "check_there",
+    "job_numbers",
     "job_path",
     "live_path",
+    "outcome_paths",
     "outcomes_in",
     "read_outcome",
     "stopped_by",
@@ -44,12 +48,20 @@ def live_path(folder: Path, number: int) -> Path:
     return folder / f".job-{number}.live"
 
 
+def job_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the jobs that something is known of."""
+    found = (re.fullmatch(r"job-(\d+)\.json", path.name) for path in outcome_paths(folder))
+    return sorted(int(match[1]) for match in found if match)
+
+
 def read_outcome(path: Path) -> dict[str, Any]:
     """Return what became of a job; raises UserError for a file that is damaged."""
     try:
         outcome: dict[str, Any] = read_json(path)
         known = {"job": int(outcome["job"]), "code": int(outcome["code"]), "overrides": list(outcome["overrides"])}
         return {"status": "failed" if outcome["code"] else "done"} | outcome | known
+    except UserError as error:
+        raise UserError(error.what, "It is damaged.", "Remove it; the same sweep runs that job again.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read: {' '.join(str(error).split())}.",
@@ -59,13 +71,29 @@ def read_outcome(path: Path) -> dict[str, Any]:
 
 
 def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:
-    """Replace what is known of a job, in one step."""
+    """Replace what is known of a job, in one step; raises UserError where the folder is gone."""
+    check_there(folder)
     write_bytes(job_path(folder, outcome["job"]), json.dumps(outcome, indent=2).encode())
 
 
 def outcomes_in(folder: Path) -> list[dict[str, Any]]:
     """Return what became of all jobs, by number."""
-    return sorted(map(read_outcome, folder.glob("job-*.json")), key=lambda outcome: int(outcome["job"]))
+    return sorted(map(read_outcome, outcome_paths(folder)), key=lambda outcome: int(outcome["job"]))
+
+
+def outcome_paths(folder: Path) -> list[Path]:
+    """Return the files that say what became of jobs; the folder of a run may be named like one."""
+    return [path for path in folder.glob("job-*.json") if not path.is_dir()]
+
+
+def check_there(folder: Path) -> None:
+    """Raise UserError where the folder of a sweep is gone, which a job would make anew."""
+    if not folder.is_dir():
+        raise UserError(
+            f"The folder of the sweep, {folder}, is gone.",
+            "It was moved or removed while the sweep ran.",
+            "Put it back and give the same command again, or give it without the folder to begin anew.",
+        )
 
 
 class Sweep:
@@ -80,31 +108,47 @@ class Sweep:
     Raises
     ------
     UserError
-        When no folder can be made there.
+        When no folder can be made there, or the one that is continued cannot be written.
     """
 
     def __init__(self, output: Path, words: Sequence[str], jobs: Sequence[Sequence[str]] | None) -> None:
         # Where and how it is run may change from one time to the next.
         self.asked = {"words": _deciding(words), "jobs": jobs and [_deciding(job) for job in jobs]}
         self.jobs = jobs
-        self.continued = self._found(output) if jobs else False
-        if not self.continued:
-            self.folder = new_folder(output, time.strftime("sweep-%Y%m%d-%H%M%S"))
-            self._lock = self._locked(self.folder)
+        try:
+            self.continued = self._found(output) if jobs else False
+            if not self.continued:
+                self.folder = new_folder(output, time.strftime("sweep-%Y%m%d-%H%M%S"))
+                self._lock = self._locked(self.folder)
+            self._prepare()
+        except OSError as error:
+            raise UserError(
+                f"The folder of the sweep cannot be written: {error}.",
+                "What becomes of the jobs is kept there.",
+                "Make it writable, or choose another output=DIR.",
+            ) from error
+
+    def _prepare(self) -> None:
+        """Write what was asked, and that each job that is not done is queued."""
         _stop_path(self.folder).unlink(missing_ok=True)
-        write_bytes(self.folder / "sweep.json", json.dumps(self.asked).encode())
-        for number, overrides in enumerate(jobs or ()):
+        write_bytes(self.folder / "sweep.json", self._words)
+        for number, overrides in enumerate(self.jobs or ()):
             path = job_path(self.folder, number)
             earlier = read_outcome(path) if path.exists() else {"status": "queued"}
             if earlier["status"] not in KEPT:
                 queued = {"job": number, "overrides": list(overrides), "status": "queued", "code": 1}
                 write_outcome(self.folder, queued | {"settings": earlier.get("settings")})
 
+    @property
+    def _words(self) -> bytes:
+        return json.dumps(self.asked).encode()
+
     def _found(self, output: Path) -> bool:
         """Take the newest folder of the same sweep that no process is at work in."""
+        size = len(self._words)
         for folder in sorted(output.glob("sweep-*"), key=lambda path: path.stat().st_mtime, reverse=True):
             asked = folder / "sweep.json"
-            if asked.is_file() and asked.read_text() == json.dumps(self.asked):
+            if asked.is_file() and asked.stat().st_size == size and asked.read_bytes() == self._words:
                 try:
                     self.folder, self._lock = folder, self._locked(folder)
                 except Timeout:
@@ -132,7 +176,8 @@ class Sweep:
         """The exit code: 128 + signal if it was stopped, 1 if any job is not done, else 0."""
         if (number := stopped_by(self.folder)) is not None:
             return 128 + number
-        return int(any(outcome["status"] not in KEPT for outcome in outcomes_in(self.folder)))
+        outcomes = outcomes_in(self.folder)
+        return int(len(outcomes) < len(self.jobs or ()) or any(outcome["status"] not in KEPT for outcome in outcomes))
 
     def close(self) -> None:
         """Let others continue the sweep; a folder in which nothing was started, by no launcher either, goes away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import math
@@ -32,6 +33,7 @@ __all__ = ["attempt", "run_job", "train_job"]
 ENDING = "ending"  # after a signal: whether it is stopped or failed is for the process that sent it to say
 GRACE_S = 30.0  # that a job has to save and end after a signal
 POLL_S = 0.2
+LAST_BYTES = 10_000  # of a log, that its last words are looked for in
 CO_SMOOTHING = ("co_bps", "co_r2")
 PRELOADED = ["lvmzoo.train", "lvmzoo.report.page"]  # once in a process from which those of the jobs are forked
 
@@ -103,7 +105,8 @@ def _wait(process: BaseProcess, limit_s: float | None, asked: Callable[[], int |
             reason = f"It took longer than time_limit_s={limit_s:g}. Raise it, or go on from its checkpoint as it is."
         if number is not None and process.is_alive():
             assert process.pid is not None
-            os.kill(process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.kill(process.pid, number)
             process.join(GRACE_S)
             process.kill()
             process.join()
@@ -118,9 +121,17 @@ def _cause(code: int | None, log: Path) -> str:
         reason = f"Its process ended by {signal.Signals(-code).name}."
     else:
         reason = f"Its process ended by itself, with exit code {code}, before the run was done."
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = next((line.strip() for line in reversed(_end_of(log).split("\n")) if line.strip()), "")
     return f"{reason} {log.name} ends with: {last}" if last else reason
+
+
+def _end_of(log: Path) -> str:
+    """Return the last characters of a log, which may be longer than the memory holds."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LAST_BYTES))
+        return file.read().decode(errors="replace")
 
 
 def _work(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> None:
@@ -214,7 +225,10 @@ def _end_with_parent() -> None:
 
 
 class _Live(logging.Handler):
-    """Keeps the newest thing that a run says of itself in a small file, written at most once a second."""
+    """Keeps the newest thing that a run says of itself in a small file, written at most once a second.
+
+    Where it cannot be written, on a full disk, the run goes on without.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.INFO)
@@ -223,10 +237,14 @@ class _Live(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a message."""
-        self._path.write_text(record.getMessage())
+        self._write(record.getMessage())
 
     def say(self, text: str) -> None:
         """Keep how far the training is."""
         if time.monotonic() - self._written > 1:
             self._written = time.monotonic()
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
             self._path.write_text(text)

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from lvmzoo.compare_command import own_words
 from lvmzoo.comparison import compare
+from lvmzoo.errors import UserError
 from lvmzoo.sentences import duration
 from lvmzoo.sweep_end import counted
-from lvmzoo.sweep_folder import FINAL, Sweep, job_path, live_path, read_outcome
+from lvmzoo.sweep_folder import FINAL, Sweep, job_numbers, job_path, live_path, read_outcome
 from lvmzoo.sweep_table import number as value_text
 
 __all__ = ["watching"]
@@ -52,7 +53,7 @@ class _Watch:
         self._own = own_words([{"job": number, "overrides": words} for number, words in enumerate(sweep.jobs or ())])
         self._since = time.monotonic()  # when a job ended
         self._ended: dict[int, dict[str, Any]] = {}
-        self._running: list[int] = []
+        self._running: dict[int, dict[str, Any]] = {}
         self._look()
         self._before = len(self._ended)
         self._best = ""
@@ -61,7 +62,7 @@ class _Watch:
         """Look once a second until the sweep is over."""
         console = Console(stderr=True, highlight=False)
         if self._sweep.continued:
-            console.print(f"Going on with {self._sweep.folder}: {self._headline()}.", soft_wrap=True)
+            console.print(f"Going on with {self._sweep.folder}: {self._headline()}.", markup=False, soft_wrap=True)
             if self._before == self._jobs:
                 console.print("To run it anew, move that folder away, or choose another output=DIR.", soft_wrap=True)
         shown = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
@@ -77,17 +78,19 @@ class _Watch:
 
     def _look(self) -> list[dict[str, Any]]:
         """Return the jobs that ended since the last look; keep which ones run."""
-        folder, self._running, fresh = self._sweep.folder, [], []
-        numbers = sorted(int(path.stem.removeprefix("job-")) for path in folder.glob("job-*.json"))
-        for number in numbers:
+        folder, self._running, fresh = self._sweep.folder, {}, []
+        for number in job_numbers(folder):
             if number in self._ended:
                 continue
-            outcome = read_outcome(job_path(folder, number))
+            try:
+                outcome = read_outcome(job_path(folder, number))
+            except UserError:  # the end of the sweep says what is damaged
+                continue
             if outcome["status"] in FINAL:
                 self._ended[number] = outcome
                 fresh.append(outcome)
             elif outcome["status"] == "running":
-                self._running.append(number)
+                self._running[number] = outcome
         if fresh:
             self._since = time.monotonic()
             self._best = self._best_so_far()
@@ -122,10 +125,10 @@ class _Watch:
     def _progress(self, number: int) -> str:
         """Return the line of a running job."""
         try:
-            text = live_path(self._sweep.folder, number).read_text()
+            text = live_path(self._sweep.folder, number).read_text(errors="replace")
         except FileNotFoundError:  # it has not begun to train, or ended just now
             text = "starting"
-        return f"  job {number} {self._words(read_outcome(job_path(self._sweep.folder, number)))}: {text}"
+        return f"  job {number} {self._words(self._running[number])}: {text}"
 
     def _words(self, outcome: Mapping[str, Any]) -> str:
         """Return what tells a job from the others."""

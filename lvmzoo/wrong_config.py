@@ -85,7 +85,7 @@ def not_a_field(full_key: str, parent: DictConfig) -> UserError:
             "Begin the file with the line: # @package _global_",
         )
     leaf = full_key.rpartition(".")[2]
-    siblings = [key for key in map(str, parent) if key not in (leaf, "hydra")]
+    siblings = [key for key in map(str, parent) if key not in (leaf, "hydra") and key[0] != "_"]
     prefix = full_key.rpartition(".")[0]
     if not prefix:
         siblings.append("experiment")  # a folder of configs, though no field

@@ -35,6 +35,10 @@ class ContrastiveConfig:
     jacobian_penalty: float = 0.0  # weight of half the squared Jacobian, which makes attribution to units reliable
     jacobian_warmup_steps: int = 500  # steps without the penalty; it is phased in over as many
 
+    def __post_init__(self) -> None:
+        """Raise UserError for settings that do not exist, or do not fit each other."""
+        _check(self)
+
 
 def pair_sampling(config: ContrastiveConfig, layouts: Sequence[Layout]) -> PairSampling:
     """Return how a configuration draws pairs from the sessions.
@@ -43,7 +47,6 @@ def pair_sampling(config: ContrastiveConfig, layouts: Sequence[Layout]) -> PairS
     ------
     UserError : a setting that does not exist or does not fit the others, or that the sessions do not allow.
     """
-    _check(config)
     field_bins = config.receptive_field_bins
     before = field_bins - 1 if config.causal else field_bins // 2
     behavior = _behavior(config, layouts)

@@ -46,6 +46,10 @@ class FactorAnalysisConfig:
     square_root: bool = False  # of counts, which makes the noise of all units alike; the likelihood is of the roots
     folds: int = 5  # folds of the training data behind the shared variance
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a setting that no model can have."""
+        _check(self)
+
 
 class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior, HasSharedVariance):
     """Factor analysis: independent latents in each bin and private noise of each unit, fitted by EM."""
@@ -62,7 +66,6 @@ class FactorAnalysis(StatisticsModel, Reconstructs, Samples, Scores, HasPosterio
     def __init__(self, config: FactorAnalysisConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
         layout = single_session(config.name, layouts)
-        _check(config)
         self._counts = layout.observation is Observation.COUNTS
         self._root = config.square_root and self._counts
         units, latents = layout.n_units, config.latents or min(CANDIDATES[-1], layout.n_units)

@@ -50,6 +50,18 @@ class GPFAConfig:
     kernel: str = "squared_exponential"  # squared_exponential, matern12, matern32 or matern52 (rough to smooth)
     transform: str = "sqrt"  # of counts: sqrt (evens out their variance) or none; continuous activity is taken as it is
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a setting that no model can have."""
+        if self.latents < 1:
+            raise UserError(
+                f"model.latents is {self.latents}.",
+                "Gaussian-process factor analysis has at least one latent.",
+                "Set model.latents to 1 or more, such as 8.",
+            )
+        for name, allowed in (("kernel", tuple(KERNELS)), ("transform", ("sqrt", "none"))):
+            if getattr(self, name) not in allowed:
+                raise unknown(f"choice of model.{name}", getattr(self, name), allowed)
+
 
 class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
     """Gaussian-process factor analysis: smooth latents, each with its own timescale, exact inference, EM."""
@@ -64,15 +76,6 @@ class GPFA(StatisticsModel, Reconstructs, Samples, Scores, HasPosterior):
 
     def __init__(self, config: GPFAConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
-        if config.latents < 1:
-            raise UserError(
-                f"model.latents is {config.latents}.",
-                "Gaussian-process factor analysis has at least one latent.",
-                "Set model.latents to 1 or more, such as 8.",
-            )
-        for name, allowed in (("kernel", tuple(KERNELS)), ("transform", ("sqrt", "none"))):
-            if getattr(config, name) not in allowed:
-                raise unknown(f"choice of model.{name}", getattr(config, name), allowed)
         self.units = SessionUnits(layouts)
         units = self.units.total
         generator = torch.Generator().manual_seed(0)

@@ -67,6 +67,10 @@ class LFADSConfig:
     ramp_steps: int = 500  # steps over which the three weights rise from 0
     posterior_samples: int = 8  # draws averaged for latents and rates; 0: those at the posterior mean
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a setting that no model can have."""
+        _check(self)
+
 
 class Posterior(NamedTuple):
     """What the encoders say about trials; bins first, as recurrent networks take them."""
@@ -91,7 +95,6 @@ class LFADS(GradientModel, Reconstructs, Samples, InfersInputs):
 
     def __init__(self, config: LFADSConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
-        _check(config)
         counts = all(layout.observation is Observation.COUNTS for layout in layouts)
         observation = Observation.COUNTS if counts else Observation.CONTINUOUS
         self.likelihood = choose_likelihood(config.likelihood, observation)

@@ -55,6 +55,10 @@ class NeuralODEConfig:
     tolerance: float = 1e-5  # of the adaptive solver, relative and absolute
     likelihood: str | None = None  # poisson, gaussian or zero_inflated_gamma; null: poisson for counts, else gaussian
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a setting that no model can have."""
+        _check(self)
+
 
 class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
     """Neural ODE: latents follow a learned vector field from initial conditions that a recurrent encoder infers."""
@@ -63,7 +67,7 @@ class NeuralODE(GradientModel, Reconstructs, HasDynamics, Samples):
 
     def __init__(self, config: NeuralODEConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
-        _check(config, layouts)
+        _check_inputs(config, layouts)
         self.config: NeuralODEConfig
         self._timescale_s = config.timescale_bins * layouts[0].bin_width_s
         self._bin_width_s = layouts[0].bin_width_s
@@ -197,7 +201,7 @@ def _contracting(slope: Float[Tensor, "latent latent"]) -> Float[Tensor, "latent
     return (vectors * values.clamp(-1.0, -0.02)) @ vectors.T + (slope - slope.T) / 2
 
 
-def _check(config: NeuralODEConfig, layouts: Sequence[Layout]) -> None:
+def _check(config: NeuralODEConfig) -> None:
     for field in ("latents", "hidden", "encoder_hidden", "stride"):
         if getattr(config, field) < 1:
             raise UserError(
@@ -220,6 +224,9 @@ def _check(config: NeuralODEConfig, layouts: Sequence[Layout]) -> None:
             )
     if config.solver not in (*METHODS, "adaptive"):
         raise unknown("solver", config.solver, (*METHODS, "adaptive"))
+
+
+def _check_inputs(config: NeuralODEConfig, layouts: Sequence[Layout]) -> None:
     if config.stride > 1 and layouts[0].inputs:
         raise UserError(
             f"model.stride={config.stride} does not go with known inputs ({', '.join(layouts[0].inputs)}).",

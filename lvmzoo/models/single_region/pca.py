@@ -42,6 +42,10 @@ class PCAConfig:
     square_root: bool = True  # of counts, which makes the noise of all units alike
     folds: int = 5  # folds of the training data behind these choices and the shared variance
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a setting that no model can have."""
+        _check(self)
+
 
 class PCA(StatisticsModel, Reconstructs, HasSharedVariance):
     """Principal components of square-rooted, smoothed activity, in closed form."""
@@ -60,7 +64,6 @@ class PCA(StatisticsModel, Reconstructs, HasSharedVariance):
     def __init__(self, config: PCAConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
         layout = single_session(config.name, layouts)
-        _check(config)
         self._root = config.square_root and layout.observation is Observation.COUNTS
         fixed = config.smoothing_s is not None
         self.widths = [float(config.smoothing_s or 0) / layout.bin_width_s] if fixed else [0.0]

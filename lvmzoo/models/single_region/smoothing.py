@@ -38,6 +38,15 @@ class SmoothingConfig:
     name: str = "smoothing"
     width_s: float | None = None  # standard deviation of the Gaussian, s; null: the one that predicts other units best
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a width that no Gaussian has."""
+        if self.width_s is not None and not self.width_s >= 0:
+            raise UserError(
+                f"model.width_s is {self.width_s:g}.",
+                "The width of a Gaussian is zero (no smoothing) or positive.",
+                "Write model.width_s=0.05, or null to choose it by cross-validation.",
+            )
+
 
 class Sums(NamedTuple):
     """Of the training data."""
@@ -58,12 +67,6 @@ class Smoothing(StatisticsModel, Reconstructs):
     def __init__(self, config: SmoothingConfig, layouts: Sequence[Layout]) -> None:
         super().__init__(config, layouts)
         layout = single_session(config.name, layouts)
-        if config.width_s is not None and not config.width_s >= 0:
-            raise UserError(
-                f"model.width_s is {config.width_s:g}.",
-                "The width of a Gaussian is zero (no smoothing) or positive.",
-                "Write model.width_s=0.05, or null to choose it by cross-validation.",
-            )
         fixed = config.width_s is not None
         self.widths = [float(config.width_s or 0) / layout.bin_width_s] if fixed else widths_bins(layout.bin_width_s)
         self._seen = list(layout.held_in)
