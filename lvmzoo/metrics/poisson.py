@@ -142,7 +142,8 @@ def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str, se
     Parameters
     ----------
     evaluation : of the model.
-    units : that are scored; without them, or without spikes, there is no row.
+    units : that are scored; without them, or without spikes, there is no row. Nor is there where a readout has no
+        training bins to be fitted to.
     metric : what the score is called.
     seen : whether the model saw these units in these bins.
     """
@@ -162,6 +163,8 @@ def score_counts(evaluation: Evaluation, units: tuple[int, ...], metric: str, se
 
 def _bits(evaluation: Evaluation, units: tuple[int, ...], part: str) -> tuple[Bits, str] | None:
     """Return what the score is made of, and what was chosen for the readout."""
+    if not evaluation.positive_rates and not len(evaluation.bins("train")):
+        return None
     rates, note = _rates(evaluation, units, part)
     found = bits_of(evaluation, part, units, rates)
     return None if found is None else (found, note)

@@ -104,8 +104,9 @@ def fit_readout(
         choices.append((basis, data, *_penalty(data)))
     whitened, own = choices[0], choices[-1]
     more = own[-1] - whitened[-1]
-    error = more.std(ddof=1) / len(more) ** 0.5
-    clearly = bool(more.mean() > max(error, CLEARLY * whitened[-1].mean()))
+    clearly = len(more) > 1 and bool(  # of too few bins there are no folds that could tell
+        more.mean() > max(more.std(ddof=1) / len(more) ** 0.5, CLEARLY * whitened[-1].mean())
+    )
     basis, data, penalty, _ = own if clearly else whitened
     return PoissonReadout(center, basis, _newton(data, penalty), penalty, not clearly)
 

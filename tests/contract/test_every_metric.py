@@ -143,6 +143,17 @@ def test_an_empty_part_is_survived(model, emptied):
     assert bool(found) == (emptied == "validation")
 
 
+@all_models
+@pytest.mark.parametrize("trials", [0, 1])
+@pytest.mark.filterwarnings("error")
+def test_too_little_to_fit_a_readout_to_is_survived_in_silence(model, trials):
+    session = make_session()
+    session = dataclasses.replace(session, train=session.train.select(range(trials)))
+    found = {row.metric for row in evaluate(MODELS[model](session), [session])}
+    read_out = model != "every capability"
+    assert ("bits_per_spike" in found) == (trials > 0 or not read_out)
+
+
 def test_several_sessions_each_have_their_rows():
     one = make_session()
     other = dataclasses.replace(one)
