@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from functools import partial
@@ -47,7 +48,7 @@ def get(name: str, folder: Path) -> None:
         fresh = _download_all(files, folder)
     for remote, new in zip(files, fresh, strict=True):
         print(f"{folder / remote.path}{'' if new else ' (was there already)'}")
-    print(f"Look at one: lvmzoo inspect {folder / files[0].path}", file=sys.stderr)
+    print(f"Look at one: lvmzoo inspect {shlex.quote(str(folder / files[0].path))}", file=sys.stderr)
 
 
 def _download_all(files: list[Remote], folder: Path) -> list[bool]:

@@ -119,7 +119,13 @@ def _is_blob(asset: Any) -> bool:
 
 def _remote(dandiset: str, asset: Any) -> Remote:
     path = PurePosixPath(dandiset, asset.path)
-    if ".." in path.parts or PurePosixPath(asset.path).is_absolute():
+    if not asset.path.isprintable():
+        raise UserError(
+            f"The dandiset {dandiset} names a file {asset.path!a}.",
+            "Its name holds characters that control a terminal, or none that a file can have.",
+            "Do not download it, and report it to the archive.",
+        )
+    if ".." in path.parts or PurePosixPath(asset.path).is_absolute() or "\\" in asset.path:
         raise UserError(
             f"The dandiset {dandiset} names a file '{asset.path}'.",
             "It would be written outside the folder of the download.",

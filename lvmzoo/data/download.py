@@ -15,6 +15,7 @@ __all__ = ["Remote", "download"]
 
 ATTEMPTS = 5  # in a row without a single byte
 WAIT_S = 1.0  # before the first of them, twice as long before each next one
+FINAL = (401, 403, 404, 410)  # answers of a server that will be the same the next time
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ def _fetch(remote: Remote, part: Path, progress: Callable[[int], None]) -> None:
     with part.open("ab") as file:
         while (here := file.tell()) < remote.size:
             progress(here)
-            reason = _append(remote, file, progress)
+            reason, final = _append(remote, file, progress)
             failed = 0 if file.tell() > here else failed + 1
+            if failed and final:
+                raise UserError(
+                    f"'{remote.path}' cannot be downloaded: {reason}.",
+                    "The archive lists the file, and does not give it.",
+                    "Try again later, or report it to the archive.",
+                )
             if failed == ATTEMPTS:
                 raise UserError(
                     f"The download of '{remote.path}' broke off after {here} of {remote.size} bytes: {reason}.",
@@ -97,15 +104,16 @@ def _fetch(remote: Remote, part: Path, progress: Callable[[int], None]) -> None:
         os.fsync(file.fileno())
 
 
-def _append(remote: Remote, file: BinaryIO, progress: Callable[[int], None]) -> str:
-    """Append until the connection ends; return how it ended."""
+def _append(remote: Remote, file: BinaryIO, progress: Callable[[int], None]) -> tuple[str, bool]:
+    """Append until the connection ends; return how it ended, and whether it would end so again."""
     chunks = remote.read(file.tell())
     while True:
         try:  # reading alone: what goes wrong in writing is no fault of the connection
             chunk = next(chunks, None)
         except OSError as error:
-            return type(error).__name__
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            return (f"the server answers {status}" if status else type(error).__name__), status in FINAL
         if chunk is None:
-            return "the server sent no more"
+            return "the server sent no more", False
         file.write(chunk[: remote.size - file.tell()])
         progress(file.tell())

@@ -26,6 +26,7 @@ class Archive:
 
     files: dict[str, bytes]  # path -> content
     breaks: list[int] = field(default_factory=list)  # bytes after which each next download breaks off
+    refusals: list[int] = field(default_factory=list)  # status of each next download, in place of the file
     sums: dict[str, str] = field(default_factory=dict)  # path -> SHA-256 that is said in place of the right one
     ranges: list[str | None] = field(default_factory=list)  # the Range of each download
     url: str = ""
@@ -85,6 +86,10 @@ def served(archive: Archive) -> Iterator[Archive]:
         def send_file(self, content: bytes) -> None:
             asked = self.headers.get("Range")
             archive.ranges.append(asked)
+            if archive.refusals:
+                self.send_response(archive.refusals.pop(0))
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             first = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
             self.send_response(206 if asked else 200)
             self.send_header("Content-Length", str(len(content) - first))

@@ -137,11 +137,44 @@ def test_a_wrong_name_is_explained(
     assert said in "\n".join(lines)
 
 
-def test_a_file_outside_the_folder_is_refused(archive: Archive, capsys: pytest.CaptureFixture[str]) -> None:
-    archive.files = {"../../sub-1.nwb": b"x"}
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("../../sub-1.nwb", "outside the folder"),
+        ("sub/../../sub-1.nwb", "outside the folder"),
+        ("/sub-1.nwb", "outside the folder"),
+        ("..\\sub-1.nwb", "outside the folder"),
+        ("sub\x00.nwb", "'sub\\x00.nwb'"),
+        ("\x1b[2Jsub.nwb", "'\\x1b[2Jsub.nwb'"),
+        ("sub\n1.nwb", "characters that control a terminal"),
+        ("sub\udce9.nwb", "none that a file can have"),
+    ],
+)
+def test_a_file_outside_the_folder_or_of_no_printable_name_is_refused(
+    archive: Archive, path: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive.files = {path: b"x"}
     assert main(["data", "get", "dandi:000123"]) == 2
-    assert "outside the folder" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not list(Path().iterdir())
+
+
+def test_a_file_that_is_listed_and_not_given_is_said_at_once_and_a_busy_server_is_asked_again(
+    archive: Archive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive.refusals = [404]
+    assert main(["data", "get", "dandi:000123"]) == 2
+    assert f"'000123/{FIRST}' cannot be downloaded: the server answers 404" in capsys.readouterr().err
+    assert len(archive.ranges) == 1
+    archive.refusals = [503, 503]
+    assert main(["data", "get", "dandi:000123"]) == 0
+    assert Path("000123", FIRST).read_bytes() == CONTENT
+
+
+def test_names_with_spaces_are_quoted_in_what_to_do_next(archive: Archive, capsys: pytest.CaptureFixture[str]) -> None:
+    archive.files = {"sub é/-a b.nwb": b"x"}
+    assert main(["data", "get", "dandi:000123"]) == 0
+    assert "lvmzoo inspect '000123/sub é/-a b.nwb'" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_too_small_is_said_before(
