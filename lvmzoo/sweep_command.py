@@ -90,6 +90,12 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
                 "Leave data.split.validation above 0 and choose a model with either, or sweep over named values.",
             ) from error
         cause = error.__cause__
+        if type(cause).__module__.startswith("sqlalchemy"):
+            raise UserError(
+                f"The study of the search cannot be read: {str(cause).partition(chr(10))[0]}.",
+                f"It is kept in {composed.hydra.sweeper.storage}, which is damaged, or another kind of file.",
+                "Move that file away to begin a new study, or search with hydra/sweeper=search, which keeps none.",
+            ) from error
         if cause is not None and not type(cause).__module__.startswith(("hydra.", "omegaconf", "yaml", "lvmzoo")):
             raise UserError(
                 f"The launcher failed: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",

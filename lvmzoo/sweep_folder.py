@@ -63,6 +63,8 @@ def read_outcome(path: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(error.what, "It is damaged.", "Remove it; the same sweep runs that job again.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FileNotFoundError):
+            check_there(path.parent)
         raise UserError(
             f"{path} cannot be read: {' '.join(str(error).split())}.",
             "It is damaged.",
@@ -87,12 +89,12 @@ def outcome_paths(folder: Path) -> list[Path]:
 
 
 def check_there(folder: Path) -> None:
-    """Raise UserError where the folder of a sweep is gone, which a job would make anew."""
-    if not folder.is_dir():
+    """Raise UserError where the folder of a sweep is gone; Hydra makes an empty one for the next job."""
+    if not _words_path(folder).is_file():
         raise UserError(
             f"The folder of the sweep, {folder}, is gone.",
             "It was moved or removed while the sweep ran.",
-            "Put it back and give the same command again, or give it without the folder to begin anew.",
+            "Give the same command again: it goes on where the folder is back, and begins anew where it is not.",
         )
 
 
@@ -131,7 +133,7 @@ class Sweep:
     def _prepare(self) -> None:
         """Write what was asked, and that each job that is not done is queued."""
         _stop_path(self.folder).unlink(missing_ok=True)
-        write_bytes(self.folder / "sweep.json", self._words)
+        write_bytes(_words_path(self.folder), self._words)
         for number, overrides in enumerate(self.jobs or ()):
             path = job_path(self.folder, number)
             earlier = read_outcome(path) if path.exists() else {"status": "queued"}
@@ -147,7 +149,7 @@ class Sweep:
         """Take the newest folder of the same sweep that no process is at work in."""
         size = len(self._words)
         for folder in sorted(output.glob("sweep-*"), key=lambda path: path.stat().st_mtime, reverse=True):
-            asked = folder / "sweep.json"
+            asked = _words_path(folder)
             if asked.is_file() and asked.stat().st_size == size and asked.read_bytes() == self._words:
                 try:
                     self.folder, self._lock = folder, self._locked(folder)
@@ -182,7 +184,9 @@ class Sweep:
     def close(self) -> None:
         """Let others continue the sweep; a folder in which nothing was started, by no launcher either, goes away."""
         self._lock.release()
-        if not (self.started or self.continued or any(path.is_dir() for path in self.folder.iterdir())):
+        if self.folder.is_dir() and not (
+            self.started or self.continued or any(path.is_dir() for path in self.folder.iterdir())
+        ):
             shutil.rmtree(self.folder)
 
 
@@ -200,6 +204,10 @@ def stopped_by(folder: Path) -> int | None:
         return int(_stop_path(folder).read_text())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _words_path(folder: Path) -> Path:
+    return folder / "sweep.json"
 
 
 def _stop_path(folder: Path) -> Path:

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -139,7 +140,10 @@ def _work(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> None
     number = outcome["job"]
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the sweep, which hands it on
-    log = os.open(folder / f"job-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        log = os.open(folder / f"job-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:  # the folder is gone, or its disk is full: who waits for this process says so
+        sys.exit(1)
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.enable()
@@ -191,7 +195,12 @@ def train_job(experiment: Experiment, folder: Path, outcome: dict[str, Any], cal
 
     number = outcome["job"]
     experiment = replace(experiment, trainer=replace(experiment.trainer, progress=True))
-    left = sorted(folder.glob(f"job-{number}-*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    folders = (
+        *folder.glob(f"job-{number}-*"),
+        folder / f"job-{number}",
+    )  # the latter of a name that no folder can have
+    left = [path / "checkpoints" / "last.ckpt" for path in folders]
+    left = sorted((path for path in left if path.exists()), key=lambda path: path.stat().st_mtime)
     if outcome["continued"] and left:
         try:
             return train(replace(experiment, resume=str(left[-1].parents[1])), callbacks=callbacks)

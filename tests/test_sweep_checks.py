@@ -99,7 +99,19 @@ def test_a_folder_that_disappears_is_said_and_not_made_anew(place: Path) -> None
     with pytest.raises(UserError, match="is gone"):
         done(sweep, 1)
     assert not sweep.folder.exists()
+    sweep.folder.mkdir()  # as Hydra does for the next job
+    with pytest.raises(UserError, match="is gone"):
+        done(sweep, 1)
     assert sweep.code == 1
+    sweep.close()
+    assert not sweep.folder.exists()
+
+
+def test_a_search_says_that_its_study_is_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "runs").mkdir()
+    (place / "runs/search.db").write_text("no database")
+    assert main(["train", "-m", "data=lds", *SEARCH, "hydra/sweeper=search_stored"]) == 2
+    assert "sqlite:///runs/search.db, which is damaged" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_said(place: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import math
+import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +83,7 @@ class Pruning(pl.Callback):
     def __init__(self, experiment: Experiment, folder: Path) -> None:
         try:
             import optuna
+            from sqlalchemy.pool import NullPool
         except ImportError as error:
             raise UserError(
                 f"prune={experiment.prune} needs the package optuna.",
@@ -97,9 +100,10 @@ class Pruning(pl.Callback):
         )
         compared = [experiment.model.name, asdict(experiment.data)]
         name = hashlib.sha256(json.dumps(compared, default=str).encode()).hexdigest()[:16]
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder.absolute() / 'pruning.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
+        file = folder.absolute() / "pruning.db"  # whose name need not fit into an address
+        open_file = functools.partial(sqlite3.connect, file, timeout=60, check_same_thread=False)
+        options = {"creator": open_file, "poolclass": NullPool}
+        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=options)
         self._study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, load_if_exists=True)
         self._trial = self._study.ask()
         self._best = math.inf

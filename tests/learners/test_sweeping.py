@@ -52,6 +52,13 @@ def test_a_run_below_the_median_is_ended_once_there_is_one(tmp_path: Path) -> No
     assert fitted(tmp_path, "median", BAD, seed=1) == 7  # of other data
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a?b {c} 100%"
+    folder.mkdir()
+    assert fitted(folder, "median", GOOD) == 7
+    assert (folder / "pruning.db").is_file()
+
+
 def test_of_the_runs_that_got_as_far_the_best_third_goes_on(tmp_path: Path) -> None:
     ended = [fitted(tmp_path, "halving", [base + loss for loss in GOOD]) for base in (0, 3, 6, 2, 1, 7)]
     assert ended[0] == 7
