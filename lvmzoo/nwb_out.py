@@ -29,6 +29,7 @@ MODULES = {  # of NWB's own names, which tools look for
     "behavior": "Processed behavior.",
     "misc": "Processed signals.",
 }
+LONGEST = 255 - len("..4194304.01234567.nwb")  # bytes of a name beside which a temporary file fits
 REGULAR = 1e-6  # of a bin: times that differ by less from a constant rate have one
 
 
@@ -48,7 +49,7 @@ def check_output(source: Path, out: Path, overwrite: bool) -> None:
     ------
     UserError
         If ``out`` is no name of an NWB file, is the source, exists although it is not to be overwritten, or lies in no
-        folder.
+        folder, or in one that cannot be written to.
     """
     if source.suffix.lower() != ".nwb":
         raise UserError(
@@ -57,8 +58,13 @@ def check_output(source: Path, out: Path, overwrite: bool) -> None:
             "For other data use Python: lvmzoo.load(RUN).transform(X).",
         )
     if out.suffix != ".nwb":
+        name = out.with_suffix(".nwb") if out.stem.strip(".") else source.with_name(f"{source.stem}_latents.nwb")
+        raise UserError(f"--out '{out}' does not end in .nwb.", "The output is an NWB file.", f"Write {name}.")
+    if len(os.fsencode(out.name)) > LONGEST:
         raise UserError(
-            f"--out {out} does not end in .nwb.", "The output is an NWB file.", f"Write {out.with_suffix('.nwb')}."
+            f"The name of --out has {len(os.fsencode(out.name))} bytes: {out.name[:30]}….",
+            f"File systems take names of 255, and the copy is written as a file with a longer one: {LONGEST} are left.",
+            f"Choose a shorter name, such as {source.stem[:40]}_latents.nwb.",
         )
     if not out.parent.is_dir():
         close = nearest(out.parent.name, [folder.name for folder in out.parent.parent.glob("*/")])
@@ -67,13 +73,23 @@ def check_output(source: Path, out: Path, overwrite: bool) -> None:
             "The copy is written into an existing folder.",
             f"Did you mean '{out.parent.parent / close}'?" if close else f"Create it: mkdir -p {out.parent}",
         )
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"The folder '{out.parent}' of --out cannot be written to.",
+            "The copy is written into it.",
+            "Choose a folder of yours, or ask for the right to write there.",
+        )
+    if out.is_dir():
+        raise UserError(
+            f"--out {out} is a folder.", "The copy is a file.", f"Write {out / f'{source.stem}_latents.nwb'}."
+        )
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(
             f"--out {out} is the recording itself.",
             "The original is never changed; latents go into a copy.",
             f"Choose another name, such as {source.with_name(f'{source.stem}_latents.nwb')}.",
         )
-    if out.exists() and (not overwrite or out.is_dir()):
+    if out.exists() and not overwrite:
         raise UserError(
             f"--out {out} exists already.",
             "A file is only replaced where you ask for it.",

@@ -21,9 +21,20 @@ __all__ = ["run"]
 MINIMUM_SHARE = 0.5  # of the units of the model that a recording has to hold
 
 
+def _one(file: str) -> Path:
+    files = files_of([file])
+    if len(files) > 1:
+        raise UserError(
+            f"'{file}' stands for {len(files)} files.",
+            "One recording is transformed at a time, into a file of its own.",
+            f"Give one of them: {files[0]}.",
+        )
+    return files[0]
+
+
 def run(folder: str, file: str, out: str, *, overwrite: bool, session: str | None) -> None:
     """Run ``lvmzoo transform`` and print what was written; raises UserError for mistakes in its arguments."""
-    [source], target = files_of([file]), Path(out).expanduser()
+    source, target = _one(file), Path(out).expanduser()
     check_output(source, target, overwrite)
     trained = load_run(folder)
     recording = read_nwb(source, trained.experiment.data)

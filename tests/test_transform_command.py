@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lvmzoo.batch import Kind
 from lvmzoo.cli import main
 from lvmzoo.config import DataConfig
 from lvmzoo.data.nwb import read_nwb
-from lvmzoo.data.recording import Signal
+from lvmzoo.data.recording import Signal, SpikeTimes
 from lvmzoo.data.write_nwb import write_nwb
 from lvmzoo.simulate import get
 
@@ -214,6 +215,11 @@ def test_categories_and_angles(tmp_path: Path) -> None:
     [
         (["by_trial", "reach.nwb"], "--out"),
         (["by_trial", "reach.nwb", "--out", "out.npz"], "Write out.nwb."),
+        (["by_trial", "reach.nwb", "--out", "."], "Write reach_latents.nwb."),
+        (["by_trial", "reach.nwb", "--out", ""], "Write reach_latents.nwb."),
+        (["by_trial", "reach.nwb", "--out", "folder.nwb", "--overwrite"], "Write folder.nwb/reach_latents.nwb."),
+        (["by_trial", "reach.nwb", "--out", f"{'x' * 250}.nwb"], "has 254 bytes"),
+        (["by_trial", "[rp][er]*.nwb", "--out", "out.nwb"], "'[rp][er]*.nwb' stands for 2 files."),
         (["by_trial", "reach.nwb", "--out", "nowhere/out.nwb"], "mkdir -p nowhere"),
         (["by_trial", "reach.nwb", "--out", "reach.nwb", "--overwrite"], "is the recording itself"),
         (["by_trial", "link.nwb", "--out", "reach.nwb", "--overwrite"], "is the recording itself"),
@@ -230,20 +236,62 @@ def test_a_mistake_is_explained_and_nothing_is_written(
     world: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (world / "precious.nwb").write_text("precious")
+    (world / "folder.nwb").mkdir(exist_ok=True)
     (world / "link.nwb").unlink(missing_ok=True)
     (world / "link.nwb").symlink_to(world / "reach.nwb")
     np.savez(world / "arrays.npz", counts=np.ones((10, 20)))
     if not (world / "other.nwb").exists():
         spikes = [np.array([0.5, 1.5])] * 3
         write_nwb(Recording.from_spike_times("other", spikes, regions=["PMd"] * 3), world / "other.nwb")
-    before = {path.name: sha256(path) for path in world.glob("*.n*")}
+    before = {path.name: sha256(path) for path in world.glob("*.n*") if path.is_file()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units that are not there
         assert main(["transform", *arguments]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 3
     assert said in "\n".join(lines)
-    assert {path.name: sha256(path) for path in world.glob("*.n*")} == before
+    assert {path.name: sha256(path) for path in world.glob("*.n*") if path.is_file()} == before
+    assert not list((world / "folder.nwb").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_the_work(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    monkeypatch.setattr("lvmzoo.transform_command.load_run", lambda _: pytest.fail("work was done"))
+    assert main(["transform", "by_trial", "reach.nwb", "--out", "new.nwb"]) == 2
+    assert "The folder '.' of --out cannot be written to." in capsys.readouterr().err
+
+
+def test_odd_names_are_names(world: Path) -> None:
+    (folder := world / "sub é [1]").mkdir()
+    source = folder / "-a *ü.nwb"
+    source.write_bytes((world / "reach.nwb").read_bytes())
+    out = folder / f"{'x' * 200} [red].nwb"
+    assert main(["transform", "by_trial", str(source), "--out", str(out)]) == 0
+    assert sorted(folder.iterdir()) == sorted([source, out])
+
+
+def test_reordered_and_missing_units_are_matched_by_id(world: Path) -> None:
+    recording = get("reach")(seed=0, trials=16, pmd_units=12, m1_units=8)
+    main(["transform", "by_trial", "reach.nwb", "--out", "as_is.nwb", "--overwrite"])
+    expected = read("as_is.nwb")
+    for name, rows in {"mixed": np.random.default_rng(0).permutation(20), "fewer": np.arange(15)}.items():
+        parts = [recording.activity.unit(row) for row in rows]
+        offsets = np.cumsum([0, *map(len, parts)])
+        units = recording.units.iloc[rows].reset_index(drop=True)
+        spikes = SpikeTimes(np.concatenate(parts), offsets)
+        write_nwb(replace(recording, activity=spikes, units=units, truth={}), world / f"{name}.nwb")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # units that are not there
+            assert main(["transform", "by_trial", f"{name}.nwb", "--out", f"{name}_out.nwb"]) == 0
+        found = read(f"{name}_out.nwb")
+        rates, latents = found["factor_analysis_rates"]["data"], found["factor_analysis_latents"]["data"]
+        assert rates.shape[1] == len(rows)
+        assert np.isfinite(latents).all()
+        if name == "mixed":
+            np.testing.assert_array_equal(latents, expected["factor_analysis_latents"]["data"])
+            np.testing.assert_array_equal(rates, expected["factor_analysis_rates"]["data"][:, rows])
 
 
 def test_a_file_is_replaced_where_it_is_asked_for(world: Path) -> None:
