@@ -16,6 +16,7 @@ from urllib.parse import quote
 from lvmzoo.comparison import Column, Comparison, Row, compare
 from lvmzoo.comparison_settings import FOLD, SEED, number_of
 from lvmzoo.flags import Flag
+from lvmzoo.pooling import PAIRS
 from lvmzoo.report.behind import behind
 from lvmzoo.report.comparison_figures import decoding_figures, forecast_figures
 from lvmzoo.report.likeness import likeness_figures
@@ -175,6 +176,7 @@ def _cell(row: Row, column: Column, comparison: Comparison) -> Cell:
     remarks = [
         f"of {found.ceiling:.3g}" if found.ceiling is not None else "",
         f"chance {found.chance:.2g}" if found.chance is not None else "",
+        f"{found.n} pair{'s' * (found.n != 1)} of seeds" if column.key == PAIRS and found.n else "",
     ]
     said = ", ".join(filter(None, remarks)).replace("-", "\N{MINUS SIGN}")
     return Cell(repr(found.value), value, spread, behind(row, column), said, comparison.best(row, column))
