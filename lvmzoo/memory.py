@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lvmzoo import registry
 from lvmzoo.batch import Observation
 from lvmzoo.config import Experiment
 from lvmzoo.data.grid import make_grid
@@ -21,9 +22,9 @@ __all__ = ["available_bytes", "check_memory", "estimate", "limit_bytes"]
 
 logger = logging.getLogger("lvmzoo")
 
-# Bytes for each bin and unit that a fit holds at a time, beside the activity itself. Of 4 to 8 million counts of 100
-# units lds held 1.2 to 2.2 (8 latents; 5.9 with 24) and reduced_rank_regression 7.4; factor_analysis and psid, which
-# compare folds as well, held 25 and 59. A gradient holds at least its batch, in float32.
+# Bytes for each bin and unit that a fit holds at a time, beside the activity itself, where the entry of the model says
+# nothing else. Of 4 to 8 million counts of 100 units lds held 1.2 to 2.2 (8 latents; 5.9 with 24) and
+# reduced_rank_regression 7.4. A gradient holds at least its batch, in float32.
 WORKING = {"EM": 2.0, "closed form": 8.0, "gradient": 4.0}
 PROCESS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
@@ -71,7 +72,8 @@ def estimate(experiment: Experiment, recordings: Sequence[Recording], model: typ
             batch = grid.total_bins
         largest = max(largest, batch * chosen)
         bins, units = bins + grid.total_bins, units + chosen
-    return held + int(largest * WORKING[_way(model)]), f"{bins} bins of {units} units"
+    working = registry.get(experiment.model.name).working_bytes or WORKING[_way(model)]
+    return held + int(largest * working), f"{bins} bins of {units} units"
 
 
 def limit_bytes() -> int:

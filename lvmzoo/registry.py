@@ -79,6 +79,7 @@ class Entry:
     window_bins: Callable[[Any], int] = lambda config: (
         0
     )  # bins around one that a latent depends on, if fixed; for the gap
+    working_bytes: float | None = None  # that a fit holds for each bin and unit, as measured; None: as its kind does
 
     @property
     def name(self) -> str:

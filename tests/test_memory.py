@@ -48,6 +48,12 @@ def test_the_estimate_grows_with_bins_units_and_batches() -> None:
     assert memory.estimate(smoothed, [DATA], model)[0] > once
 
 
+def test_a_model_that_holds_more_than_others_of_its_kind_says_so() -> None:
+    usual, more = (memory.estimate(small(name), [DATA], registry.get(name).model)[0] for name in ("gpfa", "psid"))
+    assert more > 5 * usual
+    assert memory.estimate(small("pca"), [DATA], registry.get("pca").model)[0] > more
+
+
 def test_what_cannot_fit_is_refused_before_the_activity_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "limit_bytes", lambda: 1000)
     monkeypatch.setattr(training, "prepare", lambda *_, **__: pytest.fail("it was read"))

@@ -320,6 +320,7 @@ register(
             "sani2021psid",
         ),
         tiny=_tiny,
+        working_bytes=25.0,  # 14 to 59 of 4 to 12 million counts of 100 units
         training=Training(max_epochs=20),
     )
 )

@@ -269,6 +269,7 @@ register(
             "semedo2022feedforward",
         ),
         tiny=_tiny,
+        working_bytes=18.0,  # 18 to 29 of 4 to 12 million counts of 100 units
         training=Training(max_epochs=1),
     )
 )

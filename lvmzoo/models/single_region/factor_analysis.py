@@ -209,6 +209,7 @@ register(
             key="rubin1982em",
         ),
         tiny=lambda layout: FactorAnalysisConfig(latents=2, folds=3),
+        working_bytes=10.0,  # 5 to 25 of 4 to 12 million counts of 100 units
         training=Training(max_epochs=100),
     )
 )

@@ -187,6 +187,7 @@ register(
             key="tipping1999probabilistic",
         ),
         tiny=lambda layout: PCAConfig(latents=2, folds=3),
+        working_bytes=40.0,  # 41 to 61 of 4 to 12 million counts of 100 units
         training=Training(max_epochs=1),
     )
 )

@@ -129,6 +129,7 @@ register(
             "yu2009gaussian",
         ),
         tiny=lambda layout: SmoothingConfig(),
+        working_bytes=30.0,  # 28 to 54 of 4 to 12 million counts of 100 units
         training=Training(max_epochs=1),
     )
 )
