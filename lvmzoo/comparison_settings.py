@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,16 @@ class Settings:
         Such as "lds latents=4", and "monday.nwb bin_width_s=0.02".
         """
         pairs = zip(self.keys, self.values[place], strict=True)
-        return " ".join(_named(key, value) for key, value in pairs if value and _of_data(key) == of_data)
+        words = [(key, self._files.get(value, value) if key == PATH else value) for key, value in pairs if value]
+        return " ".join(_named(key, value) for key, value in words if _of_data(key) == of_data)
+
+    @functools.cached_property
+    def _files(self) -> dict[str, str]:
+        """Names of the files by their paths, where they tell the paths apart."""
+        column = self.keys.index(PATH) if PATH in self.keys else None
+        paths = set() if column is None else {line[column] for line in self.values}
+        names = {path: Path(path).name for path in paths if not path.startswith("[")}
+        return names if len(set(names.values())) == len(names) else {}
 
     @property
     def _columns(self) -> list[tuple[str, ...]]:

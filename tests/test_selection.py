@@ -22,6 +22,7 @@ from lvmzoo.models.multi_region.reduced_rank_regression import ReducedRankRegres
 from lvmzoo.models.single_region.factor_analysis import FactorAnalysisConfig
 from lvmzoo.models.single_region.lds import LDSConfig
 from lvmzoo.models.single_region.pca import PCAConfig
+from lvmzoo.report.selection import _figures
 from lvmzoo.selection import Selection, select
 from lvmzoo.simulate.dissociation import dissociation
 from lvmzoo.train import train
@@ -106,6 +107,13 @@ def test_numbers_of_a_table_have_the_same_decimals() -> None:
     large = chosen([[-61.2, -62.5], [-60.1, -61.4], [-60.9, -62.2]])
     assert large.shown(large.means) == ["-61.85", "-60.75", "-61.55"]
     assert chosen([[0.0, 0.0]] * 3).shown([0.0]) == ["0"]
+
+
+@pytest.mark.parametrize(("means", "figures"), [([0.0, 5.0, 9.0, 14.0], 1), ([0.0, 9.0, 9.01, 9.02], 2)])
+def test_the_second_figure_is_drawn_where_several_values_are_near_the_best(means: list[float], figures: int) -> None:
+    noise = 0.05 * np.random.default_rng(0).normal(size=(4, 5))
+    found = chosen(np.array(means)[:, None] + noise, (1, 2, 3, 4))
+    assert len(list(_figures(found))) == figures
 
 
 def test_no_fold_sees_the_test_part(monkeypatch: pytest.MonkeyPatch) -> None:

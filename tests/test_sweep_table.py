@@ -122,6 +122,25 @@ def test_settings_that_differ_in_several_ways_have_a_column_each(tmp_path):
     assert lines[2].startswith("| pca | 4 | **0.200 ± 0.01** |")
 
 
+def test_labels_tell_settings_by_the_last_part_of_their_names_and_files_by_theirs():
+    paths = ["/data/of/the/lab/monday.nwb", "/data/of/the/lab/tuesday.nwb"]
+    outcomes = [
+        outcome(job, ["model=lds", f"data.path={path}", f"model.latents={latents}"], 0.1)
+        for job, (path, latents) in enumerate((path, latents) for path in paths for latents in (2, 4))
+    ]
+    rows = compare(outcomes).rows
+    assert [row.whole_label for row in rows] == [
+        "latents=2, monday.nwb",
+        "latents=4, monday.nwb",
+        "latents=2, tuesday.nwb",
+        "latents=4, tuesday.nwb",
+    ]
+    other = outcome(4, ["model=lds", "data.path=/data/of/another/monday.nwb", "model.latents=2"], 0.1)
+    assert compare([*outcomes, other]).rows[0].data_label == paths[0]
+    [alone, _] = compare([outcome(job, ["model=lds", f"data.path={path}"], 0.1) for job, path in enumerate(paths)]).rows
+    assert (alone.label, alone.data_label) == ("lds", "monday.nwb")
+
+
 def test_many_settings_share_a_column_in_full():
     words = ["model=lds", "model.latents={}", "trainer.tolerance=1e-{}", "data.bin_width_s=0.0{}", "model.emissions={}"]
     outcomes = [outcome(job, [word.format(job + 1) for word in words], 0.1) for job in range(2)]
