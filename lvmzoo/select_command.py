@@ -110,8 +110,8 @@ def _print(found: Selection) -> None:
     console = console_of_width()
     console.print(f"Score: {found.metric}, {found.folds} folds, higher is better.", markup=False, soft_wrap=True)
     console.print(table)
-    if found.at_edge:
-        console.print(f"! {found.key}={found.chosen} {found.at_edge}", style="yellow", markup=False, soft_wrap=True)
+    if found.remark:
+        console.print(f"! {found.key}={found.chosen} {found.remark}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _write(folder: Path, found: Selection) -> None:
@@ -135,7 +135,7 @@ def _write(folder: Path, found: Selection) -> None:
         "scores": [[_plain(number, None) for number in row] for row in found.scores],
         "best": found.best if whole else None,
         "chosen": found.chosen if whole else None,
-        "remark": found.at_edge if whole else "",
+        "remark": found.remark if whole else "",
         "left_out": {str(found.values[place]): reason for place, reason in found.failed.items()},
         "one_pass": found.one_pass,
     }

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lvmzoo.inference.gaussian_process_dimension import fewest_within_one_error
+from lvmzoo.pooling import same
 from lvmzoo.selection_metric import is_number
 
 __all__ = ["Selection"]
@@ -77,12 +78,15 @@ class Selection:
         return fewest_within_one_error(-self.scores[list(self.compared)][:, self._folds].T, numbers)
 
     @property
-    def at_edge(self) -> str:
+    def remark(self) -> str:
         """Say, after its name, that the chosen number is the largest or smallest that was compared; "" for others.
 
+        And say it where all values have the same scores.
         One latent, or rank 0, is the smallest that there is; nothing is said of a choice among words.
         """
         numbers = [self.values[place] for place in self.compared]
+        if len(numbers) > 1 and same([float(mean) for mean in self.means[list(self.compared)]]):
+            return "is no better than the others: all values have the same score."
         if not all(map(is_number, numbers)) or len(numbers) < 2:
             return ""
         chosen = self.chosen

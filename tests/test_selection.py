@@ -83,6 +83,7 @@ EDGES = {  # values, chosen, what is said
     "largest": ((1, 2, 3), [[0.0, 0.1], [1.0, 1.1], [2.0, 2.1]], "is the largest offered: larger ones may be better"),
     "smallest": ((4, 6), [[1.0, 1.1], [0.0, 0.1]], "is the smallest offered: smaller ones may do as well"),
     "one latent": ((1, 2), [[1.0, 1.1], [0.0, 0.1]], ""),
+    "all alike": ((4, 6), [[1.0, 1.1], [1.0, 1.1]], "all values have the same score"),
     "within": ((1, 2, 3), [[0.0, 0.1], [2.0, 2.1], [1.0, 1.1]], ""),
     "words": (("a", "b"), [[1.0, 1.1], [0.0, 0.1]], ""),
     "the others failed": (
@@ -96,8 +97,8 @@ EDGES = {  # values, chosen, what is said
 @pytest.mark.parametrize(("values", "scores", "said"), EDGES.values(), ids=EDGES)
 def test_a_choice_at_the_edge_of_what_was_offered_is_told(values: Any, scores: Any, said: str) -> None:
     found = chosen(scores, values)
-    assert said in found.at_edge
-    assert bool(said) == bool(found.at_edge)
+    assert said in found.remark
+    assert bool(said) == bool(found.remark)
 
 
 def test_numbers_of_a_table_have_the_same_decimals() -> None:

@@ -59,7 +59,7 @@ def write_selection_page(
         "model": experiment.model.name,
         "setting": found.key,
         "chosen": named(found.chosen),
-        "summary": _summary(found) + (f" {found.key}={found.chosen} {found.at_edge}" if found.at_edge else ""),
+        "summary": _summary(found) + (f" {found.key}={found.chosen} {found.remark}" if found.remark else ""),
         "run": run,
         "sections": sections,
         "left_out": [(named(found.values[place]), reason) for place, reason in found.failed.items()],
