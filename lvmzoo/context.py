@@ -19,7 +19,7 @@ from lvmzoo.findings import Progress, quiet_progress
 from lvmzoo.models.base import Model, StatisticsModel
 from lvmzoo.signals import Stopped
 
-__all__ = ["full_disk", "log_file", "quiet", "telling", "threads"]
+__all__ = ["full", "full_disk", "log_file", "quiet", "telling", "threads"]
 
 logger = logging.getLogger("lvmzoo")
 
@@ -87,10 +87,8 @@ def full_disk(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not (isinstance(cause, OSError) and cause.errno in FULL):
-            cause = cause.__cause__ or cause.__context__
-        if folder is None or not isinstance(cause, OSError):
+        cause = full(error)
+        if folder is None or cause is None:
             raise
         saved = any((folder / "checkpoints").glob("last.ckpt*"))
         raise UserError(
@@ -100,6 +98,16 @@ def full_disk(folder: Path | None) -> Iterator[None]:
             else "No checkpoint was written.",
             f"Free some space, then continue with: lvmzoo train resume={folder}",
         ) from error
+
+
+def full(error: BaseException) -> OSError | None:
+    """Return the error of a disk that is full, which an exception is or comes from; None where there is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 class _LogFile(logging.FileHandler):

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from lvmzoo.cli import failure
 from lvmzoo.comparison_settings import FOLD, flat
 from lvmzoo.config import Experiment, SplitConfig
+from lvmzoo.context import full
 from lvmzoo.data.files import files_of
 from lvmzoo.errors import UserError
 from lvmzoo.processes import process_number
@@ -79,11 +80,25 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
         optuna.logging.set_verbosity(logging.WARNING)
         logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # it warns of each run that has no objective
     try:
+        return _run(sweep, [*arguments, *extra], composed, f"lvmzoo train {shlex.join(arguments)}")
+    except Exception as error:
+        if full(error) is None:
+            raise
+        raise UserError(
+            f"There is no space left for what becomes of the jobs in {sweep.folder}.",
+            "What was written before is whole.",
+            "Free some space, then give the same command again.",
+        ) from error
+
+
+def _run(sweep: Sweep, words: Sequence[str], composed: DictConfig, command: str) -> int:
+    """Let Hydra run the jobs, and say at the end what became of them; return the exit code."""
+    try:
         with _stoppable(sweep), watching(sweep, composed.hydra.sweeper.get("n_trials")):
-            call_hydra([*arguments, *extra], _job)
+            call_hydra(words, _job)
     except UserError as error:
         found = any("objective" in outcome for outcome in outcomes_in(sweep.folder))
-        if jobs is None and sweep.started and not found and stopped_by(sweep.folder) is None:
+        if sweep.jobs is None and sweep.started and not found and stopped_by(sweep.folder) is None:
             raise UserError(
                 "No run of the search has anything to minimize.",
                 "That is the validation loss, or minus the log-likelihood of validation data.",
@@ -105,7 +120,7 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
         raise
     finally:
         if sweep.started:
-            conclude(sweep, f"lvmzoo train {shlex.join(arguments)}")
+            conclude(sweep, command)
         code = sweep.code
         sweep.close()
     return code

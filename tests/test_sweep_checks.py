@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -149,6 +150,17 @@ def test_a_finished_sweep_that_is_said_again_writes_no_page(
     os.utime(page, (1, 1))
     conclude(sweep, "lvmzoo train -m")
     assert len(written) == 2
+
+
+def test_a_disk_that_is_full_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(words: Any, task: Any) -> None:
+        raise UserError("It failed.", "", "") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lvmzoo.sweep_command.call_hydra", refused)
+    assert main(["train", "-m", "data=lds", "model=pca", "seed=0,1"]) == 2
+    assert "There is no space left for what becomes of the jobs in runs/sweep-" in capsys.readouterr().err
 
 
 class Ended:
