@@ -32,7 +32,7 @@ class Ridge:
     def __init__(self, latents: Float[np.ndarray, "bin latent"]) -> None:
         self._latents = latents
         found = moments(latents[rows] for rows in stretches(0, *latents.shape))
-        self.mean, variance = found.mean, np.diag(found.covariance).mean()
+        self.mean, variance = found.mean, np.trace(found.covariance) / max(1, latents.shape[1])
         self.scale = float(np.sqrt(variance)) if variance > 1e-24 * np.square(self.mean).sum() else 1.0
         self._folds = np.array_split(np.arange(len(latents)), min(FOLDS, len(latents)))
         self._squares = [self._products(fold, self._scaled) for fold in self._folds]

@@ -55,6 +55,7 @@ def test_each_metric_gives_a_row_somewhere():
     assert not silent
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_model_of_no_latents_is_scored_by_all():
     """Cross-validation may choose none."""
 
