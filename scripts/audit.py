@@ -29,8 +29,13 @@ def main() -> int:
     """Run the three checks and return 1 if one of them found something, 2 if one could not be made."""
     found = [line for path in files() for line in insecure(path, path.read_text("utf-8"))]
     print("\n".join(found) if found else "No code unpickles, evaluates or instantiates.")
-    rules = subprocess.run([sys.executable, "-m", "ruff", "check", "--select", "S", *LOOKED_AT], cwd=ROOT, check=False)
-    return max(int(bool(found)), int(rules.returncode != 0), _packages())
+    return max(int(bool(found)), rules(), _packages())
+
+
+def rules() -> int:
+    """Return 1 if ruff finds something insecure; an assert is no guard here, and is left alone."""
+    command = [sys.executable, "-m", "ruff", "check", "--select", "S", "--ignore", "S101", *LOOKED_AT]
+    return int(subprocess.run(command, cwd=ROOT, check=False).returncode != 0)
 
 
 def files() -> Iterator[Path]:

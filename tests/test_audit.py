@@ -15,6 +15,10 @@ def test_nothing_runs_what_a_file_says() -> None:
     assert [line for path in audit.files() for line in audit.insecure(path, path.read_text("utf-8"))] == []
 
 
+def test_ruff_finds_nothing_insecure() -> None:
+    assert audit.rules() == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [
