@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lvmzoo.errors import DivergedError, Interrupted, UserError, unknown
+from lvmzoo.errors import DivergedError, Interrupted, UserError, printable, unknown
 
 __all__ = ["failure", "main"]
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         code, lines = failure(error)
-        print("\n".join(lines), file=sys.stderr)
+        print(printable("\n".join(lines)), file=sys.stderr)
         return code
 
 
@@ -197,7 +197,7 @@ class _Version(argparse.Action):
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
-    return f"Warning: {message}\n"
+    return f"Warning: {printable(str(message))}\n"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lvmzoo import registry
-from lvmzoo.errors import UserError, nearest
+from lvmzoo.errors import UserError, nearest, printable
 from lvmzoo.fields import describe_fields
 from lvmzoo.models.base import StatisticsModel, capabilities
 
@@ -93,7 +93,7 @@ def inspect_file(path: str) -> None:
     from lvmzoo.config import DataConfig
     from lvmzoo.data.load import describe
 
-    print(describe(path, DataConfig(path=path)))
+    print(printable(describe(path, DataConfig(path=path))))
 
 
 def simulate(name: str, path: Path, seed: int) -> None:

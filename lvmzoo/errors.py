@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DivergedError", "Interrupted", "UserError", "nearest", "unknown", "unknown_session"]
+__all__ = ["DivergedError", "Interrupted", "UserError", "nearest", "printable", "unknown", "unknown_session"]
+
+_SPELLED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class UserError(ValueError):
@@ -47,6 +49,11 @@ class Interrupted(Exception):  # noqa: N818 - it is no error: the user asked for
 
 class DivergedError(RuntimeError):
     """Training produced a value that is not finite (exit code 3)."""
+
+
+def printable(text: str) -> str:
+    """Return a text in which control characters are spelled out; from a file's names, they would steer a terminal."""
+    return text.translate(_SPELLED)
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lvmzoo.commands import console_of_width
-from lvmzoo.errors import Interrupted, UserError
+from lvmzoo.errors import Interrupted, UserError, printable
 from lvmzoo.fields import describe_fields
 from lvmzoo.findings import Findings, Question
 from lvmzoo.processes import process_number
@@ -115,11 +115,18 @@ def train_and_print(experiment: Experiment) -> None:
         _print_scores(finished)
 
 
+class _Printable(logging.Formatter):
+    """Messages, with the names of files and data in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def _spoken() -> Iterator[None]:
     """Show on standard error what the run says about itself: its data, its stages."""
     handler, logger = logging.StreamHandler(), logging.getLogger("lvmzoo")
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     handler.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # the command says by itself how it failed
     logger.addHandler(handler)
