@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -188,6 +188,8 @@ def test_settings_of_a_run(given_: tuple[type, dict[str, Any]]) -> None:
         },
     ),
 )
+@example(activity=np.zeros((0, 0, 0), int), behavior=None, bin_width_s=0.02, split={}, data={})
+@example(activity=np.array([[1], [0]] * 9), behavior=None, bin_width_s=1e-119, split={}, data={"smoothing_s": 1.0})
 def test_arrays(activity: Any, behavior: Any, bin_width_s: float, split: dict[str, Any], data: dict[str, Any]) -> None:
     def use() -> None:
         recording = from_arrays(activity, behavior, bin_width_s=bin_width_s)
@@ -208,6 +210,8 @@ def test_arrays(activity: Any, behavior: Any, bin_width_s: float, split: dict[st
     ),
     flips=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=3),
 )
+@example(arrays={"counts": np.ones((9, 1), int), "region": np.array(0)}, flips=[])
+@example(arrays={"counts": np.zeros((0, 3, 0), int)}, flips=[])
 def test_npz(arrays: dict[str, np.ndarray], flips: list[tuple[int, int]], tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **dict[str, Any](arrays))

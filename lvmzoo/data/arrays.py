@@ -130,7 +130,8 @@ def _end_to_end(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.concatenate(trials), np.array([len(trial) for trial in trials], dtype=np.int64)
     array = np.asarray(given)
     if array.ndim == 3:
-        return array.reshape(-1, array.shape[2]), np.full(len(array), array.shape[1], dtype=np.int64)
+        trials, bins, columns = array.shape
+        return array.reshape(trials * bins, columns), np.full(trials, bins, dtype=np.int64)
     return array, np.array([len(array) if array.ndim else 0], dtype=np.int64)
 
 

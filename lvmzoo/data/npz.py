@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ def read_npz(path: str | Path, config: DataConfig) -> Recording:
             )
         lengths = np.full(len(values), values.shape[1])
         shape = values.shape[:2]
-        values = values.reshape(-1, values.shape[2])
+        values = values.reshape(shape[0] * shape[1], values.shape[2])
     else:
         shape = None
         lengths = np.array([len(values) if values.ndim else 0]) if lengths is None else lengths
@@ -78,7 +79,7 @@ def read_npz(path: str | Path, config: DataConfig) -> Recording:
         if name in RESERVED or array.ndim == 0:
             continue
         if shape is not None and array.shape[:2] == shape:
-            rows[name] = array.reshape(len(values), -1)
+            rows[name] = array.reshape(len(values), math.prod(array.shape[2:]))
         elif len(array) == len(values) and (shape is None or array.ndim == 1) and array.ndim <= 2:
             rows[name] = array
         elif len(array) == len(lengths) > 1 and array.ndim == 1:

@@ -230,8 +230,8 @@ def unit_table(
     UserError
         If there are not as many names as units, or two units share an id.
     """
-    ids = [str(i) for i in (range(n_units) if unit_ids is None else unit_ids)]
-    names = [NO_REGION] * n_units if regions is None else [str(region) for region in regions]
+    ids = [str(i) for i in range(n_units)] if unit_ids is None else _names(unit_ids)
+    names = [NO_REGION] * n_units if regions is None else _names(regions)
     for label, given in (("unit ids", ids), ("regions", names)):
         if len(given) != n_units:
             raise UserError(
@@ -248,3 +248,7 @@ def unit_table(
             "Rename the units, or leave the ids out to number them by position.",
         )
     return table
+
+
+def _names(given: Any) -> list[str]:
+    return [str(given)] if np.ndim(given) == 0 else [str(name) for name in given]

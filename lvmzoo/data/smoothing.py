@@ -27,7 +27,9 @@ def smooth(binned: Binned, pieces: Iterable[tuple[int, int]], width_bins: float,
     width_bins : standard deviation in bins.
     causal : weight the present and past bins only.
     """
-    reach = max(1, int(np.ceil(REACH * width_bins)))
+    pieces = list(pieces)
+    longest = max((last - first for first, last in pieces), default=1)
+    reach = int(np.clip(np.ceil(REACH * width_bins), 1, max(1, longest)))  # what lies outside has no weight
     lag = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (lag / width_bins) ** 2)
     if causal:
