@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -34,8 +34,18 @@ from lvmzoo.run import experiment_to_plain
 from lvmzoo.store import load, parse, to_experiment
 from lvmzoo.sweep_checks import check_processes, check_sweep, tasks_of
 from lvmzoo.sweep_end import conclude
-from lvmzoo.sweep_folder import KEPT, Sweep, check_there, job_path, outcomes_in, read_outcome, stopped_by, write_outcome
-from lvmzoo.sweep_job import attempt, run_job, train_job
+from lvmzoo.sweep_folder import (
+    KEPT,
+    Sweep,
+    check_there,
+    job_lock,
+    job_path,
+    outcomes_in,
+    read_outcome,
+    stopped_by,
+    write_outcome,
+)
+from lvmzoo.sweep_job import GRACE_S, attempt, run_job, train_job
 from lvmzoo.sweep_watch import watching
 from lvmzoo.train_command import call_hydra
 
@@ -43,6 +53,7 @@ __all__ = ["run"]
 
 GRID, SEARCH = "BasicSweeper", "OptunaSweeper"  # of Hydra: every combination; values that a search draws
 SEVERAL = "JoblibLauncher"  # at a time, on one machine
+SAME_S = 2.0  # in which a signal that comes twice, to a process and to its group, is one
 FIRST_TASK_S = 300.0  # that the other tasks of a job wait for the first one
 _here: int | None = None  # the process that runs the sweep and gets its signals
 
@@ -97,33 +108,40 @@ def _run(sweep: Sweep, words: Sequence[str], composed: DictConfig, command: str)
         with _stoppable(sweep), watching(sweep, composed.hydra.sweeper.get("n_trials")):
             call_hydra(words, _job)
     except UserError as error:
-        found = any("objective" in outcome for outcome in outcomes_in(sweep.folder))
-        if sweep.jobs is None and sweep.started and not found and stopped_by(sweep.folder) is None:
-            raise UserError(
-                "No run of the search has anything to minimize.",
-                "That is the validation loss, or minus the log-likelihood of validation data.",
-                "Leave data.split.validation above 0 and choose a model with either, or sweep over named values.",
-            ) from error
-        cause = error.__cause__
-        if type(cause).__module__.startswith("sqlalchemy"):
-            raise UserError(
-                f"The study of the search cannot be read: {str(cause).partition(chr(10))[0]}.",
-                f"It is kept in {composed.hydra.sweeper.storage}, which is damaged, or another kind of file.",
-                "Move that file away to begin a new study, or search with hydra/sweeper=search, which keeps none.",
-            ) from error
-        if cause is not None and not type(cause).__module__.startswith(("hydra.", "omegaconf", "yaml", "lvmzoo")):
-            raise UserError(
-                f"The launcher failed: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
-                f"What became of each job stands in {sweep.folder}; jobs on other machines may still run.",
-                f"Look into its logs ({sweep.folder}/.submitit for submitit), or use hydra/launcher=basic.",
-            ) from error
-        raise
+        if stopped_by(sweep.folder) is None:  # else the launcher's own processes got the signal, too
+            raise _explained(error, sweep, composed) from error.__cause__
     finally:
         if sweep.started:
+            sweep.settle(GRACE_S)
             conclude(sweep, command)
         code = sweep.code
         sweep.close()
     return code
+
+
+def _explained(error: UserError, sweep: Sweep, composed: DictConfig) -> UserError:
+    """Return what ended a sweep in words that help."""
+    found = any("objective" in outcome for outcome in outcomes_in(sweep.folder))
+    if sweep.jobs is None and sweep.started and not found:
+        return UserError(
+            "No run of the search has anything to minimize.",
+            "That is the validation loss, or minus the log-likelihood of validation data.",
+            "Leave data.split.validation above 0 and choose a model with either, or sweep over named values.",
+        )
+    cause = error.__cause__
+    if type(cause).__module__.startswith("sqlalchemy"):
+        return UserError(
+            f"The study of the search cannot be read: {str(cause).partition(chr(10))[0]}.",
+            f"It is kept in {composed.hydra.sweeper.storage}, which is damaged, or another kind of file.",
+            "Move that file away to begin a new study, or search with hydra/sweeper=search, which keeps none.",
+        )
+    if cause is not None and not type(cause).__module__.startswith(("hydra.", "omegaconf", "yaml", "lvmzoo")):
+        return UserError(
+            f"The launcher failed: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
+            f"What became of each job stands in {sweep.folder}; jobs on other machines may still run.",
+            f"Look into its logs ({sweep.folder}/.submitit for submitit), or use hydra/launcher=basic.",
+        )
+    return error
 
 
 def _jobs(composed: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:
@@ -155,14 +173,19 @@ def _all_folds(composed: DictConfig) -> list[str]:
 
 @contextlib.contextmanager
 def _stoppable(sweep: Sweep) -> Iterator[None]:
-    """Hand SIGINT and SIGTERM on to all jobs, wherever they run; a second signal ends this process at once."""
+    """Hand SIGINT and SIGTERM on to all jobs, wherever they run; a later second signal ends this process at once."""
     global _here
     _here = os.getpid()
+    asked_at: list[float] = []
 
     def receive(number: int, frame: Any) -> None:
-        sweep.stop(number)
-        print("Stopping: jobs save and end …", file=sys.stderr)
-        signal.signal(number, signal.SIG_DFL)
+        asked_at.append(time.monotonic())
+        if len(asked_at) == 1:
+            sweep.stop(number)
+            print("Stopping: jobs save and end …", file=sys.stderr)
+        elif asked_at[-1] - asked_at[0] > SAME_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -209,7 +232,7 @@ def _outcome(composed: DictConfig, folder: Path, number: int, overrides: list[st
     """
     check_there(folder)
     path, asked = job_path(folder, number), lambda: stopped_by(folder)
-    lock = FileLock(folder / f".job-{number}.lock")
+    lock = job_lock(folder, number)
     try:
         lock.acquire(timeout=0)
     except Timeout:  # a job that a launcher left behind on another machine

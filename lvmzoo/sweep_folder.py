@@ -19,10 +19,12 @@ from lvmzoo.run import new_folder
 from lvmzoo.run_files import read_json
 
 __all__ = [
+    "ENDING",
     "FINAL",
     "KEPT",
     "Sweep",
     "check_there",
+    "job_lock",
     "job_numbers",
     "job_path",
     "live_path",
@@ -30,10 +32,13 @@ __all__ = [
     "outcomes_in",
     "read_outcome",
     "stopped_by",
+    "working_lock",
     "write_outcome",
 ]
 
 # queued, running; then one of: done, failed (an exception, a kill, a limit), diverged, stopped (a signal), pruned
+ENDING = "ending"  # after a signal: whether it is stopped or failed is for the process that sent it to say
+ALONE = "The process that looked after it was killed, or ended by itself."
 FINAL = ("done", "failed", "diverged", "stopped", "pruned")
 KEPT = ("done", "pruned")  # what the same sweep does not run again
 
@@ -46,6 +51,16 @@ def job_path(folder: Path, number: int) -> Path:
 def live_path(folder: Path, number: int) -> Path:
     """Return the file whose text says how far a running job is."""
     return folder / f".job-{number}.live"
+
+
+def job_lock(folder: Path, number: int) -> FileLock:
+    """Return the lock that whoever looks after a job holds."""
+    return FileLock(folder / f".job-{number}.lock")
+
+
+def working_lock(folder: Path, number: int) -> FileLock:
+    """Return the lock that the process of a job holds."""
+    return FileLock(folder / f".job-{number}.working")
 
 
 def job_numbers(folder: Path) -> list[int]:
@@ -180,6 +195,33 @@ class Sweep:
             return 128 + number
         outcomes = outcomes_in(self.folder)
         return int(len(outcomes) < len(self.jobs or ()) or any(outcome["status"] not in KEPT for outcome in outcomes))
+
+    def settle(self, wait_s: float) -> None:
+        """Say what became of jobs that nobody looks after any more: a launcher's own processes may be killed, too.
+
+        Parameters
+        ----------
+        wait_s : in which the process of such a job may save and end.
+        """
+        number = stopped_by(self.folder)
+        for outcome in outcomes_in(self.folder):
+            if outcome["status"] not in ("running", ENDING):
+                continue
+            try:
+                with job_lock(self.folder, outcome["job"]).acquire(timeout=0):
+                    with working_lock(self.folder, outcome["job"]).acquire(timeout=wait_s):
+                        outcome = read_outcome(job_path(self.folder, outcome["job"]))
+                    if outcome["status"] in ("running", ENDING):
+                        ended: dict[str, Any] = {"status": "failed", "code": 1, "error": [ALONE]}
+                        if number is not None:
+                            ended = {
+                                "status": "stopped",
+                                "code": 128 + number,
+                                "error": ["It was stopped with the sweep."],
+                            }
+                        write_outcome(self.folder, outcome | ended)
+            except Timeout:  # it goes on, on another machine perhaps
+                continue
 
     def close(self) -> None:
         """Let others continue the sweep; a folder in which nothing was started, by no launcher either, goes away."""

@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING, Any
 from lvmzoo.cli import failure
 from lvmzoo.config import Experiment
 from lvmzoo.errors import DivergedError, Interrupted, UserError
-from lvmzoo.sweep_folder import job_path, live_path, read_outcome, write_outcome
+from lvmzoo.sweep_folder import ENDING, job_path, live_path, read_outcome, working_lock, write_outcome
 
 if TYPE_CHECKING:
     from lvmzoo.run import Run
 
-__all__ = ["attempt", "run_job", "train_job"]
+__all__ = ["GRACE_S", "attempt", "run_job", "train_job"]
 
-ENDING = "ending"  # after a signal: whether it is stopped or failed is for the process that sent it to say
 GRACE_S = 30.0  # that a job has to save and end after a signal
 POLL_S = 0.2
 LAST_BYTES = 10_000  # of a log, that its last words are looked for in
@@ -149,8 +148,9 @@ def _work(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> None
     faulthandler.enable()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    ended = attempt(experiment, folder, outcome)
-    write_outcome(folder, ended | ({"status": ENDING} if ended["status"] == "stopped" else {}))
+    with working_lock(folder, number):
+        ended = attempt(experiment, folder, outcome)
+        write_outcome(folder, ended | ({"status": ENDING} if ended["status"] == "stopped" else {}))
 
 
 def attempt(experiment: Experiment, folder: Path, outcome: dict[str, Any]) -> dict[str, Any]:

@@ -190,6 +190,8 @@ def test_settings_of_a_run(given_: tuple[type, dict[str, Any]]) -> None:
 )
 @example(activity=np.zeros((0, 0, 0), int), behavior=None, bin_width_s=0.02, split={}, data={})
 @example(activity=np.array([[1], [0]] * 9), behavior=None, bin_width_s=1e-119, split={}, data={"smoothing_s": 1.0})
+@example(activity=np.ones((2, 1), int), behavior=np.array([["a", "b"]] * 2), bin_width_s=1.0, split={}, data={})
+@example(activity=np.ones((2, 1), int), behavior=np.array([1j, 2.0]), bin_width_s=1.0, split={}, data={})
 def test_arrays(activity: Any, behavior: Any, bin_width_s: float, split: dict[str, Any], data: dict[str, Any]) -> None:
     def use() -> None:
         recording = from_arrays(activity, behavior, bin_width_s=bin_width_s)

@@ -16,7 +16,7 @@ from lvmzoo import sweep_job
 from lvmzoo.cli import main
 from lvmzoo.errors import UserError
 from lvmzoo.sweep_end import conclude
-from lvmzoo.sweep_folder import Sweep, job_numbers, outcomes_in, write_outcome
+from lvmzoo.sweep_folder import Sweep, job_lock, job_numbers, outcomes_in, working_lock, write_outcome
 from lvmzoo.sweep_watch import watching
 
 SEARCH = ["hydra/sweeper=search", "model=factor_analysis", "model.latents=range(1,3)"]
@@ -91,6 +91,22 @@ def test_a_damaged_outcome_is_said_in_three_lines_and_ends_no_watching(
     with pytest.raises(UserError) as error:
         outcomes_in(sweep.folder)
     assert str(error.value).count("It is damaged") == 1
+
+
+def test_jobs_that_nobody_looks_after_are_settled(place: Path) -> None:
+    sweep = swept(place, "seed=0", "seed=1", "seed=2", "seed=3")
+    for number, status in enumerate(("done", "running", "ending", "running")):
+        done(sweep, number, status=status)
+    with job_lock(sweep.folder, 3):  # somebody does, elsewhere
+        sweep.settle(wait_s=0.1)
+    assert [outcome["status"] for outcome in outcomes_in(sweep.folder)] == ["done", "failed", "failed", "running"]
+    assert "killed" in outcomes_in(sweep.folder)[1]["error"][0]
+    sweep.stop(15)
+    with working_lock(sweep.folder, 3):  # its process is still at work
+        sweep.settle(wait_s=0.1)
+        assert outcomes_in(sweep.folder)[3]["status"] == "running"
+    sweep.settle(wait_s=0.1)
+    assert [outcomes_in(sweep.folder)[3][key] for key in ("status", "code")] == ["stopped", 143]
 
 
 def test_a_folder_that_disappears_is_said_and_not_made_anew(place: Path) -> None:

@@ -110,6 +110,7 @@ def test_a_signal_ends_the_sweep_in_time(place: Path, number: int, code: int, la
         time.sleep(0.2)
     sent = time.monotonic()
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+    os.killpg(running.pid, number)  # and once more, as `timeout` sends it, to all processes of the sweep
     _, err = running.communicate(timeout=60)
     assert running.returncode == code, err
     assert time.monotonic() - sent < 40  # of which up to 30 s are the run's, to save

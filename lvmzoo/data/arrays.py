@@ -151,11 +151,19 @@ def observation_of(values: np.ndarray) -> tuple[np.ndarray, Observation]:
 
 
 def signal_on_bins(name: str, values: np.ndarray, observed: np.ndarray | None = None) -> Signal:
-    """Return a behavior variable on the bins of the activity."""
+    """Return a behavior variable on the bins of the activity; raises UserError if it is neither numbers nor labels."""
     source = values if observed is None else values[observed]
     found = labels(source)
     if found is None:
-        return guess_kind(name, Signal(np.asarray(values, dtype=np.float32)))
+        try:
+            casting: Any = "same_kind" if np.iscomplexobj(values) else "unsafe"  # a real part alone is not the value
+            return guess_kind(name, Signal(values.astype(np.float32, casting=casting)))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"Behavior variable '{name}' holds {values.dtype} in the shape {values.shape}.",
+                "It is numbers in any number of columns, or one label a bin.",
+                "Give each column of labels as a variable of its own, and real and imaginary parts as two columns.",
+            ) from error
     index, levels = found
     if observed is not None:
         index, some = np.full(len(values), np.nan, dtype=np.float32), index

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from filelock import FileLock
 
 from lvmzoo.config import Experiment
 from lvmzoo.errors import UserError
@@ -103,8 +104,9 @@ class Pruning(pl.Callback):
         file = folder.absolute() / "pruning.db"  # whose name need not fit into an address
         open_file = functools.partial(sqlite3.connect, file, timeout=60, check_same_thread=False)
         options = {"creator": open_file, "poolclass": NullPool}
-        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=options)
-        self._study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, load_if_exists=True)
+        with FileLock(folder / ".pruning.lock"):  # jobs that begin together would make the same tables
+            storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=options)
+            self._study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, load_if_exists=True)
         self._trial = self._study.ask()
         self._best = math.inf
 

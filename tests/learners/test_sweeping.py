@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,15 @@ def test_a_pruned_run_says_why() -> None:
     )
     with pytest.raises(Pruned, match="not among the best third"):
         raise Pruned(2.5, 30, "halving")
+
+
+def test_runs_that_begin_together_share_a_study(tmp_path: Path) -> None:
+    experiment = Experiment(model=LFADSConfig(), data=DataConfig(simulator="lds"), prune="median")
+    together = threading.Barrier(8)
+
+    def begin(_: int) -> None:
+        together.wait()
+        Pruning(experiment, tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, range(8)))
