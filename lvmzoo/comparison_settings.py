@@ -102,7 +102,7 @@ def settings_of(outcomes: Sequence[Mapping[str, Any]]) -> Settings:
     """Return what tells runs from each other, from the words in their "overrides"."""
     ignored = tuple(f"{key}=" for key in (SEED, FOLD))
     words = [[w for w in outcome["overrides"] if not w.lstrip("+").startswith(ignored)] for outcome in outcomes]
-    common = set.intersection(*map(set, words)) if len(words) > 1 else set()
+    common = set.intersection(*map(set, words)) if words else set()
     own = [dict(_pair(w) for w in line if w not in common) for line in words]
     keys = tuple(dict.fromkeys(key for line in own for key in line))
     return Settings(keys, tuple(tuple(line.get(key, "") for key in keys) for line in own))

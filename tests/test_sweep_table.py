@@ -305,3 +305,10 @@ def test_a_score_that_is_not_finite_is_none(tmp_path):
     comparison = compare([run_of(0, "pca", float("nan")), run_of(1, "lds", 0.2)])
     assert [row.name for row in comparison.rows] == ["lds", "pca"]
     assert comparison.rows[1].values == {}
+
+
+def test_a_single_row_is_named_by_its_model_alone():
+    said = printed([outcome(0, ["model=pca", "data.path=a", "output=r", "trainer.threads=1"], 0.2)])
+    assert "pca" in said
+    assert "data.path" not in said
+    assert "output" not in said
