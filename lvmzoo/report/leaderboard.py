@@ -209,7 +209,7 @@ def _notes(comparison: Comparison, columns: Sequence[Column], runs: Mapping[int,
     names = [column.key for column in columns]
     values = [row.values[name] for row in comparison.rows for name in names if name in row.values]
     if any(value.ceiling is not None for value in values):
-        yield "Of …: the ceiling, the most that a prediction reaches with the noise of these data; what was seen may exceed it."
+        yield "Of …: the ceiling, the most that a prediction reaches given the noise; of seen units it may be exceeded."
     if any(value.chance is not None for value in values):
         yield "Chance: what one in twenty shuffles of the labels reaches."
     if any("goodness_of_fit" in name for name in names):
