@@ -91,6 +91,8 @@ def test_every_experiment_runs(name: str, request: pytest.FixtureRequest, tmp_pa
     limit = "max_steps=5" if issubclass(registry.get(config.name).model, GradientModel) else "max_epochs=2"
     fewer = {"permutations": 19, "resamples": 10}
     overrides += [f"model.{field}={number}" for field, number in fewer.items() if hasattr(config, field)]
+    if name == "lorenz":
+        overrides.append("data.simulator_options.trials=4")  # of each of 65 conditions
     run = train(compose([*overrides, f"trainer.{limit}"]))
     assert run.scores or run.findings  # an experiment may set no trial apart
     assert run.folder is not None
