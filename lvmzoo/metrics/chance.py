@@ -92,7 +92,9 @@ def _beside(scores: Sequence[Score], found: Sequence[Mapping[str, float]]) -> li
     return rows
 
 
-def shuffles(labels: Parts, trial: Parts, seed: int, draws: int = DRAWS) -> Iterator[Parts]:
+def shuffles(
+    labels: Parts, trial: Parts, seed: int, draws: int = DRAWS, every: Mapping[str, int] | None = None
+) -> Iterator[Parts]:
     """Give labels that were shuffled over all parts of a session: part -> (bin, channel), as ``labels``.
 
     Parameters
@@ -100,30 +102,38 @@ def shuffles(labels: Parts, trial: Parts, seed: int, draws: int = DRAWS) -> Iter
     labels : part -> (bin, channel), in order of time within each part; all finite.
     trial : part -> the trial of each bin, no two parts sharing one.
     seed, draws : of the shuffles.
+    every : of how many bins of a part one is wanted; None: all are.
     """
     values, number = (np.concatenate([array[part] for part in labels]) for array in (labels, trial))
     first = np.flatnonzero(np.diff(number, prepend=-1) != 0)
     length = np.diff(first, append=len(number))
-    cut = np.cumsum([len(array) for array in labels.values()])[:-1]
+    end = np.cumsum([len(array) for array in labels.values()])
+    wanted = [
+        np.arange(stop - len(array), stop, every[part] if every else 1)
+        for (part, array), stop in zip(labels.items(), end, strict=True)
+    ]
+    cut, places = np.cumsum([len(some) for some in wanted])[:-1], np.concatenate(wanted)
     by_trial = len(np.unique(trial["train"])) >= MINIMUM_TRIALS
     random = np.random.default_rng(seed)
     for _ in range(draws):
         if by_trial:
-            source = _other_trials(first, length, random)
+            source = _other_trials(first, length, places, random)
         else:
-            source = np.roll(np.arange(len(values)), round(random.uniform(LEAST, MOST) * len(values)))
+            source = (places - round(random.uniform(LEAST, MOST) * len(values))) % len(values)
         yield dict(zip(labels, np.split(values[source], cut), strict=True))
 
 
 def _other_trials(
-    first: Int[np.ndarray, " trial"], length: Int[np.ndarray, " trial"], random: np.random.Generator
+    first: Int[np.ndarray, " trial"],
+    length: Int[np.ndarray, " trial"],
+    places: Int[np.ndarray, " bin"],
+    random: np.random.Generator,
 ) -> Int[np.ndarray, " bin"]:
-    """Return from where each bin takes its label."""
+    """Return from where some bins take their labels."""
     donor = random.permutation(len(first))
     offset = random.integers(length[donor])
-    since = np.arange(length.sum()) - np.repeat(first, length)
-    donor_length = np.repeat(length[donor], length)
-    return np.repeat(first[donor], length) + (np.repeat(offset, length) + since) % donor_length
+    own = np.searchsorted(first, places, side="right") - 1
+    return first[donor[own]] + (offset[own] + places - first[own]) % length[donor[own]]
 
 
 def _shuffled(evaluation: Evaluation, name: str) -> tuple[Parts, list[Parts]]:
@@ -136,12 +146,9 @@ def _shuffled(evaluation: Evaluation, name: str) -> tuple[Parts, list[Parts]]:
         number = np.repeat(np.arange(len(trials)), trials.lengths)[trials.valid.numpy()[trials.flat]]
         labels[part], trial[part] = behavior[known[part]], number[known[part]] + past
         past += len(trials)
-    thin = {part: slice(None, None, -(-len(array) // MOST_BINS) or 1) for part, array in labels.items()}
-    drawn = [
-        {part: array[thin[part]] for part, array in shuffled.items()}
-        for shuffled in shuffles(labels, trial, evaluation.seed)
-    ]
-    return {part: array[thin[part]] for part, array in known.items()}, drawn
+    every = {part: -(-len(array) // MOST_BINS) or 1 for part, array in labels.items()}
+    drawn = list(shuffles(labels, trial, evaluation.seed, every=every))
+    return {part: array[:: every[part]] for part, array in known.items()}, drawn
 
 
 def _read_out(
