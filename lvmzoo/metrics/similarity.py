@@ -71,7 +71,8 @@ def refined(
     basis = np.zeros((len(rows), n, n))
     basis[np.arange(len(rows)), rows, columns], basis[np.arange(len(rows)), columns, rows] = 1.0, -1.0
     moved = turn @ one @ turn.T
-    reached, damping = float((moved * other).sum()), 0.0
+    # Beside what the maps have in common, the little by which equal ones still differ would be lost to rounding.
+    squared, damping = float(((moved - other) ** 2).sum()), 0.0
     for _ in range(STEPS if len(rows) and scale else 0):
         of_one, of_other = (np.reshape(basis @ m - m @ basis, (len(rows), -1)) for m in (moved, other))
         slope = of_one @ other.ravel()
@@ -86,16 +87,16 @@ def refined(
             step *= 1.0 / np.maximum(1.0, np.abs(step).max())
             further = expm(np.tensordot(step, basis, 1)) @ turn
             candidate = further @ one @ further.T
-            better = float((candidate * other).sum())
-            if better > reached:
+            less = float(((candidate - other) ** 2).sum())
+            if less < squared:
                 break
             damping = max(4 * damping, 1e-3 * scale)
         else:
             break  # rounding errors are larger than what there is to gain
-        turn, moved, reached = further, candidate, better
+        turn, moved, squared = further, candidate, less
         damping = damping / 16 if damping > 1e-6 * scale else 0.0
     turn = np.asarray(turn)
-    cosine = np.clip(reached / scale if scale else 1.0, -1, 1)
+    cosine = np.clip((moved * other).sum() / scale if scale else 1.0, -1, 1)
     return Likeness(float(np.linalg.norm(moved - other)), float(np.arccos(cosine)), turn)
 
 
