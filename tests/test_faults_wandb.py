@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,13 +118,17 @@ def test_wandb_is_ended_whatever_ends_the_fit(
 
 
 def test_a_network_that_does_not_answer_keeps_no_run_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
     def hang(*_: Any, **__: Any) -> None:
-        time.sleep(20)
+        over.wait(20)
+        raise TimeoutError
 
     monkeypatch.setattr(socket, "create_connection", hang)
     began = time.monotonic()
     assert not loggers._online()
     assert time.monotonic() - began < loggers.PROBE_S + 1
+    over.set()
 
 
 def test_the_proxy_is_asked_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
