@@ -90,10 +90,17 @@ def test_holm_is_the_closed_test_by_bonferroni() -> None:
 
 def test_percentiles_leave_out_what_is_not_a_number() -> None:
     draws = torch.linspace(0, 1, 101, dtype=torch.float64)
-    assert null_summary(draws) == pytest.approx((0.5, 0.95))
-    weibull = np.quantile(draws.numpy(), [0.025, 0.975], method="weibull")
-    assert interval([*draws.tolist(), math.nan]) == pytest.approx(tuple(weibull))
+    assert null_summary([*draws.tolist(), math.nan]) == pytest.approx((0.5, (0.95 * 102 - 1) / 100))
+    assert interval([*draws.tolist(), math.nan]) == pytest.approx(((0.025 * 102 - 1) / 100, (0.975 * 102 - 1) / 100))
     assert all(math.isnan(value) for value in interval([]))
+
+
+@pytest.mark.parametrize("draws", [19, 39, 59, 199])
+def test_what_lies_above_the_null_has_a_p_of_one_in_twenty(draws: int) -> None:
+    null = torch.from_numpy(np.random.default_rng(draws).normal(size=draws))
+    limit = null_summary(null)[1]
+    assert p_value(limit + 1e-9, null) <= 0.05
+    assert p_value(limit - 1e-9, null) > 0.05
 
 
 def test_resamples_are_sorted_and_draw_with_replacement() -> None:

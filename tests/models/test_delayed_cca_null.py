@@ -81,6 +81,22 @@ def test_activity_shared_without_delay_has_none() -> None:
     assert counts["delay"] <= counts["direction"], counts
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", regions_world.KINDS)
+def test_maps_of_times_rarely_stand_out_of_independent_regions(kind: str) -> None:
+    """A map stands out where any of its pairs of times lies above the null, which is of the largest anywhere."""
+    config = replace(CONFIG, max_lag_bins=1, time_points=5)
+    out = 0
+    for seed in SEEDS:
+        found = findings(regions_world.independent(kind, seed, trials=60, bins=15, ragged=True), config)
+        (chart,) = [profile for profile in found.profiles if profile.kind == "time"]
+        assert chart.null is not None
+        assert chart.value.shape == chart.null.shape == (5, 5)
+        out += bool((chart.value > chart.null).any())
+    print(kind, out)
+    assert 2 <= out <= 20, out
+
+
 def test_permutations_that_forget_conditions_are_fooled() -> None:
     """What the null is for: without the conditions, regions that follow the same courses seem to communicate."""
     few = replace(CONFIG, permutations=39)

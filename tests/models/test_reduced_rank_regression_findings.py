@@ -378,3 +378,16 @@ def test_independent_sources_are_rejected_as_often_as_said(kind: str) -> None:
         assert p is not None
         rejected += p <= 0.05
     assert 2 <= rejected <= 20
+
+
+@pytest.mark.slow
+def test_what_is_shared_at_once_rarely_has_a_delay() -> None:
+    delayed = communicates = 0
+    for seed in range(200):
+        batch = coupled(seed, lag=0, trials=80, bins=12)
+        found = fit(batch, permutations=39, resamples=25, history=3, folds=4).findings(batch, seed)
+        communicates += claim(found, "communication", "A", "B").evidence is True
+        delayed += claim(found, "delay", "A", "B").evidence is True
+    print(communicates, delayed)
+    assert communicates >= 195, communicates
+    assert delayed <= 20, delayed
