@@ -22,7 +22,7 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Session, Trials
 from lvmzoo.errors import UserError, unknown
 from lvmzoo.findings import Findings
-from lvmzoo.given import Activity, Behavior, check_units, each_trial, like, one, read
+from lvmzoo.given import Activity, Behavior, check_units, each_trial, is_stored, like, one, read
 from lvmzoo.given_config import built
 from lvmzoo.inferred import Inferred, infer
 from lvmzoo.metrics import METRICS
@@ -38,7 +38,7 @@ __all__ = ["Estimator", "load"]
 
 
 class Estimator:
-    """Any model of the zoo, fitted to arrays, lists of trials, a Recording or a file.
+    """Any model of the zoo, fitted to arrays, lists of trials, recordings or files.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class Estimator:
         Parameters
         ----------
         X : (bin, unit) or (trial, bin, unit) counts or continuous activity, a list of (bin, unit) trials of any
-            length, a Recording, or the path of an NWB or npz file.
+            length, a Recording, or the path of an NWB or npz file; for several sessions a list of either, or a glob.
         y : behavior of the same shape with channels in place of units, or a dict of such by name.
         """
         recordings = self._read(X, y)
@@ -279,7 +279,7 @@ class Estimator:
         """
         run = self._fitted()
         recordings = self._read(X, y)
-        if not isinstance(X, Recording | str | Path):  # arrays have no name by which one would know them again
+        if not is_stored(X):  # arrays have no name by which one would know them again
             [recording] = recordings
             taken = run.model.layouts
             name = next(name for n in itertools.count(2) if (name := f"{recording.session}-{n}") not in taken)

@@ -20,9 +20,10 @@ from lvmzoo.data.recording import Recording
 from lvmzoo.data.trials import Trials
 from lvmzoo.errors import UserError
 
-__all__ = ["Activity", "Behavior", "check_units", "each_trial", "like", "one", "read"]
+__all__ = ["Activity", "Behavior", "check_units", "each_trial", "is_stored", "like", "one", "read"]
 
-Activity = ArrayLike | Sequence[ArrayLike] | Recording | str | Path
+Stored = Recording | str | Path
+Activity = ArrayLike | Sequence[ArrayLike] | Stored | Sequence[Stored]
 Behavior = ArrayLike | Mapping[str, Any] | Sequence[ArrayLike]
 
 
@@ -42,17 +43,31 @@ def read(
     UserError
         For behavior beside what holds its own, or data that cannot be read.
     """
-    if isinstance(X, Recording | str | Path) and y is not None:
+    if not is_stored(X):
+        return [from_arrays(X, y, bin_width_s=bin_width_s, regions=regions)]
+    sessions: list[Any] = list(X) if isinstance(X, list | tuple) else [X]
+    recordings = [session for session in sessions if isinstance(session, Recording)]
+    if y is not None:
         raise UserError(
-            f"y was given beside a {'Recording' if isinstance(X, Recording) else 'file'}.",
+            f"y was given beside a {'Recording' if recordings else 'file'}.",
             "Recordings and files hold their behavior themselves.",
             "Put y into the recording (Recording.behavior), or give X as arrays.",
         )
-    if isinstance(X, Recording):
-        return [X]
-    if isinstance(X, str | Path):
-        return load(dataclasses.replace(config, path=str(X)))
-    return [from_arrays(X, y, bin_width_s=bin_width_s, regions=regions)]
+    if not recordings:
+        return load(dataclasses.replace(config, path=[str(session) for session in sessions]))
+    if len(recordings) < len(sessions):
+        raise UserError(
+            "Recordings and paths were given in one list.",
+            "A list of sessions holds recordings alone, or paths alone.",
+            "Fit to one kind of them.",
+        )
+    return recordings
+
+
+def is_stored(X: Activity) -> bool:
+    """Return whether data come as recordings or files, which name their session and hold their behavior."""
+    first = X[0] if isinstance(X, list | tuple) and X else X
+    return isinstance(first, Recording | str | Path)
 
 
 def one(recordings: Sequence[Recording]) -> Recording:
@@ -69,7 +84,7 @@ def one(recordings: Sequence[Recording]) -> Recording:
 
 def check_units(X: Activity, regions: Sequence[str] | None) -> None:
     """Raise UserError for arrays of more or fewer units than there are regions of units."""
-    if regions is None or isinstance(X, Recording | str | Path):
+    if regions is None or is_stored(X):
         return
     first: Any = X[0] if isinstance(X, list | tuple) else X
     units = np.shape(first)[-1]
@@ -86,9 +101,9 @@ def like(X: Activity, trials: Trials, function: Callable[[Batch], Tensor]) -> An
     with torch.no_grad():
         values = function(trials.batch()).numpy()
     cut = [values[i, :length] for i, length in enumerate(trials.lengths)]
-    if isinstance(X, list | tuple):
+    if isinstance(X, list | tuple) and not is_stored(X):
         return cut
-    if not isinstance(X, Recording | str | Path) and np.asarray(X).ndim == 2:
+    if not is_stored(X) and np.asarray(X).ndim == 2:
         return cut[0]
     return np.stack(cut) if len(set(map(len, cut))) == 1 else cut
 

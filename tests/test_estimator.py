@@ -14,6 +14,8 @@ from sklearn.model_selection import cross_val_score
 
 import lvmzoo
 from lvmzoo import Estimator, UserError
+from lvmzoo.config import DataConfig
+from lvmzoo.data.load import load as load_recordings
 from lvmzoo.run import experiment_from_plain, experiment_to_plain
 from lvmzoo.train import train
 from tests.contract.world import recording
@@ -234,6 +236,33 @@ def test_each_session_has_a_readout_of_its_own(tmp_path: Path) -> None:
     assert np.corrcoef(monday[:, 0], tuesday[:, 0])[0, 1] < -0.9
     with pytest.raises(UserError, match="names 2 recordings"):
         estimator.transform(str(tmp_path / "*.npz"))
+
+
+def test_a_list_of_files_or_recordings_is_one_of_sessions(tmp_path: Path) -> None:
+    X, _ = trials()
+    files = [tmp_path / "monday.npz", tmp_path / "tuesday.npz"]
+    for path, part in zip(files, (X[:12], X[12:]), strict=True):
+        np.savez(path, counts=np.concatenate(part), trial_length_bins=[len(x) for x in part], bin_width_s=0.05)
+    recordings = load_recordings(DataConfig(path=list(map(str, files))))
+    glob, *lists = (make().fit(given) for given in (str(tmp_path / "*.npz"), files, [*map(str, files)], recordings))
+    for estimator in lists:
+        assert list(estimator.run_.model.layouts) == ["monday", "tuesday"]
+        for name, value in estimator.run_.model.state_dict().items():
+            assert torch.equal(value, glob.run_.model.state_dict()[name])
+        for x, y in zip(estimator.transform(files[:1]), glob.transform(files[0]), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_lists_that_are_no_sessions_are_refused() -> None:
+    recorded = recording()
+    for given, y, words in (
+        ([recorded, "file.npz"], None, "Recordings and paths were given in one list"),
+        (["file.npz"], [1.0], "beside a file"),
+        (["nowhere.npz", "neither.npz"], None, "nowhere.npz"),
+        ([recorded, recorded], None, recorded.session),
+    ):
+        with pytest.raises(UserError, match=words):
+            make().fit(given, y)
 
 
 @pytest.mark.parametrize(
