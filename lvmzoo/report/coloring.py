@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.report.style import HAIRLINE, circular_map, palette, scale_bar, value_map
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Coloring", "space_axes"]
+__all__ = ["Coloring", "space_axes", "without_strays"]
 
 
 def space_axes(figure: Figure, labels: list[str]) -> Any:
@@ -33,6 +34,18 @@ def space_axes(figure: Figure, labels: list[str]) -> Any:
     axes.view_init(elev=24, azim=-58)
     axes.set_box_aspect(None, zoom=1.1)
     return axes
+
+
+def without_strays(points: Float[np.ndarray, "point axis"]) -> tuple[Float[np.ndarray, "point axis"], str]:
+    """Return points with NaN for those that would shrink all others to a dot, and a sentence that says how many.
+
+    These are farther out, on any axis, than the middle 98 % of the points reach, by more than that range.
+    """
+    low, high = np.percentile(points, [1, 99], axis=0)
+    far = (np.maximum(low - points, points - high) > high - low).any(1)
+    count = int(far.sum())
+    said = f" Not shown: {count} point{'s' * (count > 1)} far from all others." if count else ""
+    return np.where(far[:, None], np.nan, points), said
 
 
 class Coloring:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lvmzoo.batch import Kind
-from lvmzoo.report.coloring import Coloring
+from lvmzoo.report.coloring import Coloring, without_strays
 from lvmzoo.report.style import HALF, MUTED, THIRD, Picture, picture
 from lvmzoo.report.trajectories import Trajectories
 from lvmzoo.report.view import View
@@ -81,7 +81,7 @@ def _by_condition(view: View) -> Iterator[Picture]:
 
 def _by_value(view: View) -> Iterator[Picture]:
     step = max(1, -(-len(view.projected) // _MOST_POINTS))
-    points = view.projected[::step]
+    points, strays = without_strays(view.projected[::step])
     shown = {name: view.variables[name] for name in view.variables if name in view.used} or view.variables
     colorings = [Coloring.of_behavior(view, name, variable, step) for name, variable in shown.items()][:2]
     if not colorings:
@@ -89,7 +89,7 @@ def _by_value(view: View) -> Iterator[Picture]:
         colorings = [Coloring("time in the recording (s)", "time", seconds, Kind.CONTINUOUS, ())]
     labels = _labels(view)
     dims, center = points.shape[1], _center(view)
-    about = f"Each point is a bin of {1000 * view.bin_s:.4g} ms. {_explain(view)}"
+    about = f"Each point is a bin of {1000 * view.bin_s:.4g} ms. {_explain(view)}{strays}"
     for number, coloring in enumerate(colorings):
         if dims >= 2:
             yield picture(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from lvmzoo.batch import Kind, Variable
 from lvmzoo.comparison import Row
-from lvmzoo.report.coloring import Coloring, space_axes
+from lvmzoo.report.coloring import Coloring, space_axes, without_strays
 from lvmzoo.report.matrix import draw_matrix, keyed
 from lvmzoo.report.style import HAIRLINE, HALF, MAIN, THIRD, WIDE, Picture, picture
 from lvmzoo.sweep_runs import SavedRun, between
@@ -60,12 +60,14 @@ def latent_figures(shown: Shown) -> Iterator[Picture]:
             values = values[:: -(-len(values) // len(latents)) or 1]
             coloring = Coloring(readable, readable, values[::step, 0], found[1].kind, found[1].levels)
         name = row.whole_label
+        near, strays = without_strays(points[::step])
         yield picture(
-            functools.partial(_points, points=points[::step], coloring=coloring),
+            functools.partial(_points, points=near, coloring=coloring),
             title=name,
             caption=f"Test data of one run, colored by {coloring.short}"
             + (", which is shifted against the activity. " if run.shifted else ". ")
-            + how,
+            + how
+            + strays,
             alt=f"Scatter of the latents of {name}, colored by {coloring.short}.",
             width=THIRD,
             height=3.0,
