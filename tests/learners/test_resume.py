@@ -88,7 +88,9 @@ def test_twenty_kills_at_any_moment_change_no_weight(name: str, jobs: Jobs, tmp_
         while not jobs.do(name, output, kill=("after", moment)):  # it was done before: another machine load
             shutil.rmtree(output)
             moment *= 0.7
-        left = (output / "run" / "config.yaml").is_file()  # else it was killed before it had a folder
+        left = (output / "run" / "config.yaml").is_file()
+        if not left:  # it was killed before there was anything to resume; a new run leaves the folder of another alone
+            shutil.rmtree(output, ignore_errors=True)
         begun += (output / "run" / "checkpoints" / "last.ckpt").is_file()
         jobs.do(name, output, resume=left)
         assert_same(tmp_path / "whole-0" / "run", output / "run")
