@@ -34,6 +34,7 @@ _ENGINES = {
     "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
     "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
     *(f"optuna.samplers.{name}" for name in _SAMPLERS),
+    "lvmzoo.sweep_values.UntriedTPESampler",
 }
 # Settings of launchers and sweepers that import what they name.
 _RUNNING = ("_args_", "custom_search_space", "constraints_func")
@@ -89,7 +90,7 @@ def check_text(value: str, where: str) -> None:
 
 
 def check_target(value: Any, where: str) -> None:
-    """Raise UserError for a ``_target_`` that is none of the launchers and sweepers which Hydra brings."""
+    """Raise UserError for a ``_target_`` that is none of the launchers and sweepers which Hydra and lvmzoo bring."""
     if value not in _ENGINES:
         raise _code(where, value)
 

@@ -46,6 +46,7 @@ from lvmzoo.sweep_folder import (
     write_outcome,
 )
 from lvmzoo.sweep_job import GRACE_S, attempt, run_job, train_job
+from lvmzoo.sweep_study import begin_study, unreadable
 from lvmzoo.sweep_watch import watching
 from lvmzoo.train_command import call_hydra
 
@@ -81,15 +82,18 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     check_sweep(composed, jobs, options.config_dir)
     if composed.hydra.launcher._target_.endswith(SEVERAL) and composed.trainer.threads is None:
         arguments = [*arguments, "trainer.threads=1"]  # threads of several runs would wait for each other
-    sweep = Sweep(Path(composed.output), arguments, jobs)
-    quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
-    extra = [*folds, f"hydra.sweep.dir='{quoted}'"]
+    extra = list(folds)
     if composed.hydra.sweeper._target_.endswith(SEARCH):
         extra.append("hydra.sweeper.max_failure_rate=1.0")  # else the first failure ends the search
         import optuna
 
         optuna.logging.set_verbosity(logging.WARNING)
         logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # it warns of each run that has no objective
+        if said := begin_study(composed, options.overrides):
+            print(said)
+    sweep = Sweep(Path(composed.output), arguments, jobs)
+    quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
+    extra.append(f"hydra.sweep.dir='{quoted}'")
     try:
         return _run(sweep, [*arguments, *extra], composed, f"lvmzoo train {shlex.join(arguments)}")
     except Exception as error:
@@ -129,12 +133,8 @@ def _explained(error: UserError, sweep: Sweep, composed: DictConfig) -> UserErro
             "Leave data.split.validation above 0 and choose a model with either, or sweep over named values.",
         )
     cause = error.__cause__
-    if type(cause).__module__.startswith("sqlalchemy"):
-        return UserError(
-            f"The study of the search cannot be read: {str(cause).partition(chr(10))[0]}.",
-            f"It is kept in {composed.hydra.sweeper.storage}, which is damaged, or another kind of file.",
-            "Move that file away to begin a new study, or search with hydra/sweeper=search, which keeps none.",
-        )
+    if cause is not None and type(cause).__module__.startswith("sqlalchemy"):
+        return unreadable(composed.hydra.sweeper.storage, cause)
     if cause is not None and not type(cause).__module__.startswith(("hydra.", "omegaconf", "yaml", "lvmzoo")):
         return UserError(
             f"The launcher failed: {str(cause).strip().partition(chr(10))[0] or type(cause).__name__}",
