@@ -17,7 +17,7 @@ from lvmzoo.data.trials import Session
 from lvmzoo.errors import UserError
 from lvmzoo.run import experiment_to_plain
 
-__all__ = ["begun", "check_data", "checkpoint_of", "fingerprint", "origin"]
+__all__ = ["begun", "changes", "check_data", "checkpoint_of", "fingerprint", "origin"]
 
 PLACES = frozenset({"output", "name", "resume", "adapt", "data.path"})  # where things lie; what lies there is compared
 
@@ -68,19 +68,24 @@ def begun(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
             "Another release may fit otherwise, so a run is resumed by the release that began it.",
             f"pip install lvmzoo=={stored['version']}, or start a new run.",
         )
-    before, now = _flat(stored["config"]), _flat(experiment_to_plain(experiment))
-    changed = [
-        f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
-        for name in sorted(before.keys() | now.keys())
-        if name not in PLACES and before.get(name) != now.get(name)
-    ]
-    if changed:
+    plain = stored["config"], experiment_to_plain(experiment)
+    before, now = ({name: leaf for name, leaf in _flat(of).items() if name not in PLACES} for of in plain)
+    if changed := changes(before, now):
         raise UserError(
             f"The settings in {folder / 'config.yaml'} are not those that the run began with: {'; '.join(changed)}.",
             "A resumed run goes on with the same settings, and ends in the same weights.",
             "Undo the change, or start a new run with it.",
         )
     return state
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say of each setting that differs what it was and what it is."""
+    return [
+        f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
 
 
 def check_data(folder: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict
 from lvmzoo.comparison_settings import flat
 from lvmzoo.data.files import files_of
 from lvmzoo.errors import UserError
+from lvmzoo.origin import changes
 from lvmzoo.run import experiment_to_plain
 from lvmzoo.store import parse, to_experiment
 
@@ -43,31 +44,34 @@ def begin_study(composed: DictConfig, overrides: Sequence[str]) -> str:
     sweeper = composed.hydra.sweeper
     if not (sweeper.storage and sweeper.study_name):
         return ""
+    file = sweeper.storage.removeprefix(SQLITE)
     directions = [sweeper.direction] if isinstance(sweeper.direction, str) else list(sweeper.direction)
     from optuna import create_study
     from optuna.trial import TrialState
 
+    settings = _shared(composed, overrides)
     try:
-        Path(sweeper.storage.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         study = create_study(
             storage=sweeper.storage, study_name=sweeper.study_name, directions=directions, load_if_exists=True
         )
         done = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
-        settings = _shared(composed, overrides)
         if not done:
             study.set_user_attr(SETTINGS, json.dumps(settings))
             return ""
-    except UserError:
-        raise
     except Exception as error:
         raise unreadable(sweeper.storage, error) from error
     before = json.loads(study.user_attrs.get(SETTINGS, "null"))
-    if before is not None:
-        _check_same(before, settings, sweeper.study_name, sweeper.storage)
+    if before is not None and (changed := changes(before, settings)):
+        raise UserError(
+            f"The study '{sweeper.study_name}' in {file} is one of other runs: {'; '.join(changed)}.",
+            "Scores compare only where all but the searched settings, and the data, are the same.",
+            "Undo the change, or begin another study beside it: hydra.sweeper.study_name=NAME.",
+        )
     best = " ".join(f"{name}={value}" for name, value in study.best_params.items())
     return (
         f"Going on with the study '{sweeper.study_name}' of {len(done)} run{'s' * (len(done) != 1)} in "
-        f"{sweeper.storage.removeprefix(SQLITE)}; the best so far: {best} (objective {study.best_value:.5g})."
+        f"{file}; the best so far: {best} (objective {study.best_value:.5g})."
     )
 
 
@@ -99,17 +103,3 @@ def _shared(composed: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             found = {name: value for name, value in found.items() if not f"{name}.".startswith(f"{key}.")}
             found[key] = str(override.input_line).partition("=")[2] if override.is_choice_sweep() else FREE
     return found
-
-
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], name: str, storage: str) -> None:
-    changed = [
-        f"{key} was {before.get(key, 'not there')} and is {now.get(key, 'not there')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise UserError(
-            f"The study '{name}' in {storage.removeprefix(SQLITE)} is one of other runs: {'; '.join(changed)}.",
-            "Scores compare only where all but the searched settings, and the data, are the same.",
-            "Undo the change, or begin another study beside it: hydra.sweeper.study_name=NAME.",
-        )
