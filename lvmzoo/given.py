@@ -47,27 +47,26 @@ def read(
         return [from_arrays(X, y, bin_width_s=bin_width_s, regions=regions)]
     sessions: list[Any] = list(X) if isinstance(X, list | tuple) else [X]
     recordings = [session for session in sessions if isinstance(session, Recording)]
+    if not (len(recordings) == len(sessions) or all(isinstance(session, str | Path) for session in sessions)):
+        kinds = dict.fromkeys(type(session).__name__ for session in sessions)
+        raise UserError(
+            f"The list holds items of several kinds: {', '.join(kinds)}.",
+            "It is one of sessions, recordings alone or paths alone, or one of trials, each an array.",
+            "Give items of one kind.",
+        )
     if y is not None:
         raise UserError(
             f"y was given beside a {'Recording' if recordings else 'file'}.",
             "Recordings and files hold their behavior themselves.",
             "Put y into the recording (Recording.behavior), or give X as arrays.",
         )
-    if not recordings:
-        return load(dataclasses.replace(config, path=[str(session) for session in sessions]))
-    if len(recordings) < len(sessions):
-        raise UserError(
-            "Recordings and paths were given in one list.",
-            "A list of sessions holds recordings alone, or paths alone.",
-            "Fit to one kind of them.",
-        )
-    return recordings
+    return recordings or load(dataclasses.replace(config, path=[str(session) for session in sessions]))
 
 
 def is_stored(X: Activity) -> bool:
     """Return whether data come as recordings or files, which name their session and hold their behavior."""
-    first = X[0] if isinstance(X, list | tuple) and X else X
-    return isinstance(first, Recording | str | Path)
+    items = X if isinstance(X, list | tuple) else [X]
+    return any(isinstance(item, Recording | str | Path) for item in items)
 
 
 def one(recordings: Sequence[Recording]) -> Recording:
@@ -75,9 +74,9 @@ def one(recordings: Sequence[Recording]) -> Recording:
     recording, *others = recordings
     if others:
         raise UserError(
-            f"The path names {len(others) + 1} recordings.",
+            f"There are {len(others) + 1} recordings.",
             "New data are looked at one session at a time.",
-            "Give one file, or call this once for each.",
+            "Give one of them, or call this once for each.",
         )
     return recording
 
@@ -86,7 +85,9 @@ def check_units(X: Activity, regions: Sequence[str] | None) -> None:
     """Raise UserError for arrays of more or fewer units than there are regions of units."""
     if regions is None or is_stored(X):
         return
-    first: Any = X[0] if isinstance(X, list | tuple) else X
+    first: Any = X[0] if isinstance(X, list | tuple) and X else X
+    if np.ndim(first) == 0:
+        return  # no array of units; reading it says so
     units = np.shape(first)[-1]
     if units != len(regions):
         raise UserError(

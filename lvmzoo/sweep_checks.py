@@ -11,6 +11,7 @@ from lvmzoo.data.files import files_of
 from lvmzoo.errors import UserError
 from lvmzoo.models.base import GradientModel, Scores
 from lvmzoo.store import compose, parse
+from lvmzoo.wrong_config import missing
 
 __all__ = ["check_processes", "check_sweep", "tasks_of"]
 
@@ -29,6 +30,8 @@ def check_sweep(composed: DictConfig, jobs: Sequence[Sequence[str]] | None, conf
     UserError
         For a value that is wrong in every job, files that are not there, and what does not go with a sweep.
     """
+    if absent := [key for key in OmegaConf.missing_keys(composed) if not key.startswith("hydra.")]:
+        raise missing(min(absent))
     if composed.resume is not None:
         raise UserError(
             f"resume={composed.resume} does not go with -m.",
@@ -38,6 +41,12 @@ def check_sweep(composed: DictConfig, jobs: Sequence[Sequence[str]] | None, conf
     check_processes(composed.trainer.devices, tasks_of(composed.hydra.launcher))
     if jobs is None:
         _refuse_search_for_nothing(composed)
+        if (direction := str(composed.hydra.sweeper.get("direction"))) != "minimize":
+            raise UserError(
+                f"hydra.sweeper.direction={direction} is not possible.",
+                "A search minimizes the validation loss, or minus the log-likelihood of validation data.",
+                "Leave hydra.sweeper.direction out.",
+            )
         for name in ("n_trials", "n_jobs"):
             if (number := composed.hydra.sweeper.get(name)) is not None and number < 1:
                 raise UserError(

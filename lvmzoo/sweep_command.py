@@ -22,6 +22,7 @@ from filelock import Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lvmzoo.cli import failure
 from lvmzoo.comparison_settings import FOLD, flat
@@ -49,6 +50,7 @@ from lvmzoo.sweep_job import GRACE_S, attempt, run_job, train_job
 from lvmzoo.sweep_study import begin_study, unreadable
 from lvmzoo.sweep_watch import watching
 from lvmzoo.train_command import call_hydra
+from lvmzoo.wrong_config import explain
 
 __all__ = ["run"]
 
@@ -79,7 +81,10 @@ def run(arguments: Sequence[str], options: argparse.Namespace) -> int:
     composed = load(_first_values(options.overrides), options.config_dir, hydra=True)
     folds = _all_folds(composed)
     jobs = _jobs(composed, [*options.overrides, *folds])
-    check_sweep(composed, jobs, options.config_dir)
+    try:
+        check_sweep(composed, jobs, options.config_dir)
+    except OmegaConfBaseException as error:
+        raise explain(error, options.overrides) from error
     if composed.hydra.launcher._target_.endswith(SEVERAL) and composed.trainer.threads is None:
         arguments = [*arguments, "trainer.threads=1"]  # threads of several runs would wait for each other
     extra = list(folds)

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lvmzoo.comparison_settings import flat
 from lvmzoo.data.files import files_of
-from lvmzoo.errors import UserError
+from lvmzoo.errors import UserError, printable
 from lvmzoo.origin import changes
-from lvmzoo.run import experiment_to_plain
-from lvmzoo.store import parse, to_experiment
+from lvmzoo.store import parse
+from lvmzoo.wrong_config import explain
 
 __all__ = ["begin_study", "unreadable"]
 
 SQLITE = "sqlite:///"
 SETTINGS = "settings"  # attribute of a study: what all its runs share
-FREE = "searched"  # what stands there for a setting that is drawn from a range
+MOST_NAMED = 3  # settings that changed
 
 
 def begin_study(composed: DictConfig, overrides: Sequence[str]) -> str:
@@ -41,65 +42,96 @@ def begin_study(composed: DictConfig, overrides: Sequence[str]) -> str:
     UserError
         Where the file holds no studies, or the study's runs had other settings or data.
     """
-    sweeper = composed.hydra.sweeper
-    if not (sweeper.storage and sweeper.study_name):
+    try:
+        sweeper: Any = OmegaConf.to_container(composed.hydra.sweeper, resolve=True)
+        settings = _shared(composed, sweeper.get("params") or {}, overrides)
+    except Exception as error:
+        raise explain(error, overrides) from error
+    name, storage = sweeper.get("study_name"), sweeper.get("storage")
+    if not (name and storage):
         return ""
-    file = sweeper.storage.removeprefix(SQLITE)
-    directions = [sweeper.direction] if isinstance(sweeper.direction, str) else list(sweeper.direction)
     from optuna import create_study
     from optuna.trial import TrialState
 
-    settings = _shared(composed, overrides)
+    file = storage.removeprefix(SQLITE)
     try:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        study = create_study(
-            storage=sweeper.storage, study_name=sweeper.study_name, directions=directions, load_if_exists=True
-        )
-        done = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
-        if not done:
+        study = create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+        states = [trial.state for trial in study.trials]
+        if not {TrialState.COMPLETE, TrialState.RUNNING} & set(states):
             study.set_user_attr(SETTINGS, json.dumps(settings))
-            return ""
+        before, done = study.user_attrs.get(SETTINGS), states.count(TrialState.COMPLETE)
+        best = study.best_trial if done else None
     except Exception as error:
-        raise unreadable(sweeper.storage, error) from error
-    before = json.loads(study.user_attrs.get(SETTINGS, "null"))
-    if before is not None and (changed := changes(before, settings)):
+        raise unreadable(storage, error) from error
+    shown = printable(f"'{name}'")
+    if before is not None and (changed := changes(json.loads(before), settings)):
+        more = f"; and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
         raise UserError(
-            f"The study '{sweeper.study_name}' in {file} is one of other runs: {'; '.join(changed)}.",
+            f"The study {shown} in {file} is one of other runs: {'; '.join(changed[:MOST_NAMED])}{more}.",
             "Scores compare only where all but the searched settings, and the data, are the same.",
             "Undo the change, or begin another study beside it: hydra.sweeper.study_name=NAME.",
         )
-    best = " ".join(f"{name}={value}" for name, value in study.best_params.items())
+    if best is None:
+        return ""
+    values = " ".join(f"{key}={value}" for key, value in best.params.items()) or "without a searched setting"
+    unknown = "" if before is not None else " It does not say which settings and data its runs had."
     return (
-        f"Going on with the study '{sweeper.study_name}' of {len(done)} run{'s' * (len(done) != 1)} in "
-        f"{file}; the best so far: {best} (objective {study.best_value:.5g})."
+        f"Going on with the study {shown} of {done} run{'s' * (done != 1)} in {file}; the best so far: "
+        f"{values} (objective {best.value:.5g}).{unknown}"
     )
 
 
 def unreadable(storage: str, cause: BaseException) -> UserError:
-    """Return the error of a file that holds no studies."""
+    """Return the error of a file of studies that cannot be read or written."""
+    file, said = storage.removeprefix(SQLITE), str(cause).partition("\n")[0].rstrip(".")
+    if "locked" in said:
+        return UserError(
+            f"The study of the search is in use: {said}.",
+            f"Another search writes to {file}.",
+            "Give the same command again when that one has ended.",
+        )
+    if isinstance(cause, OSError) or "unable to open" in said or "readonly" in said:
+        return UserError(
+            f"The study of the search cannot be kept: {said}.",
+            f"It would lie in {file}.",
+            "Name another file, hydra.sweeper.storage=sqlite:///FILE.db, or search with hydra/sweeper=search.",
+        )
     return UserError(
-        f"The study of the search cannot be read: {str(cause).partition(chr(10))[0]}.",
+        f"The study of the search cannot be read: {said}.",
         f"It is kept in {storage}, which is damaged, or another kind of file.",
         "Move that file away to begin a new study, or search with hydra/sweeper=search, which keeps none.",
     )
 
 
-def _shared(composed: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of all runs of a search, the sizes of their files, and the choices that are offered.
+def _shared(composed: DictConfig, params: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of all runs of a search, what their files are, and how the searched settings are drawn.
 
-    A range may be another one in the next search; of a choice, Optuna keeps to the one that the study began with.
+    The ends of a range may be others in the next search; of a choice, Optuna keeps to the one that a study began with.
     """
+    from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
+    from optuna.distributions import CategoricalDistribution
+
     settings = copy.deepcopy(composed)
     with open_dict(settings):
-        settings.pop("hydra")
-    experiment = to_experiment(settings)
-    found = flat(experiment_to_plain(experiment))
-    if experiment.data.path is not None:
-        found["data.path"] = {path.name: path.stat().st_size for path in files_of(experiment.data.path)}
-    params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items()]
-    for override in parse([*params, *overrides]):
-        if override.is_sweep_override() and not override.is_hydra_override():
-            key = override.get_key_element().lstrip("+")
+        del settings["hydra"]
+    plain = OmegaConf.to_container(settings, resolve=True)
+    assert isinstance(plain, dict)
+    found = flat({str(key): value for key, value in plain.items()})
+    if path := plain["data"]["path"]:
+        found["data.path"] = [_identity(file) for file in files_of(path)]
+    words = parse([*(f"{key}={value}" for key, value in params.items()), *overrides])
+    last = {word.get_key_element().lstrip("+"): word for word in words if not word.is_hydra_override()}
+    for key, word in last.items():
+        if word.is_sweep_override():
             found = {name: value for name, value in found.items() if not f"{name}.".startswith(f"{key}.")}
-            found[key] = str(override.input_line).partition("=")[2] if override.is_choice_sweep() else FREE
+            drawn = create_optuna_distribution_from_override(word)
+            one_of = isinstance(drawn, CategoricalDistribution)
+            found[key] = f"one of {list(drawn.choices)}" if one_of else f"searched ({type(drawn).__name__})"
     return found
+
+
+def _identity(file: Path) -> str:
+    stat = file.stat()
+    changed = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(stat.st_mtime))
+    return f"{file.resolve()} ({stat.st_size} bytes, of {changed} UTC)"

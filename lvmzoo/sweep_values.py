@@ -6,6 +6,9 @@ of a number of latents, Optuna's own sampler may spend half of its trials so.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
+    DiscreteUniformDistribution,
     IntLogUniformDistribution,
     IntUniformDistribution,
 )
@@ -33,39 +37,45 @@ class UntriedTPESampler(TPESampler):
     Parameters
     ----------
     seed : of the draws; None: another one each time.
-    **settings : of ``optuna.samplers.TPESampler``.
+    n_startup_trials : so many are drawn at random.
     """
 
-    def __init__(self, seed: int | None = None, **settings: Any) -> None:
-        super().__init__(seed=seed, **settings)
+    def __init__(self, seed: int | None = None, n_startup_trials: int = 10) -> None:
+        super().__init__(seed=seed, n_startup_trials=n_startup_trials)
         self._random = np.random.default_rng(seed)
         self._own: set[int] = set()  # trials of this search; what another one left running may never end
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return a value with which the values that the trial has so far were not tried, where there is one left."""
+        """Return a value that leaves something untried, given the values that the trial has so far."""
+        alike = [other for other in study.get_trials(deepcopy=False) if self._counts(other, trial, param_name)]
         self._own.add(trial.number)
-        tried = {
-            other.params[param_name]
-            for other in study.get_trials(deepcopy=False)
-            if self._counts(other) and _without(other.params, param_name) == trial.params
-        }
+        used = _used_up(alike, [*trial.params, param_name])
         for _ in range(DRAWS):
             value = super().sample_independent(study, trial, param_name, param_distribution)
-            if value not in tried:
+            if value not in used:
                 return value
-        left = [value for value in _values(param_distribution) if value not in tried]
+        left = [value for value in _values(param_distribution) if value not in used]
         return left[self._random.integers(len(left))] if left else value
 
-    def _counts(self, trial: FrozenTrial) -> bool:
-        running = trial.state is TrialState.RUNNING and trial.number in self._own
-        return running or trial.state is TrialState.COMPLETE
+    def _counts(self, other: FrozenTrial, trial: FrozenTrial, name: str) -> bool:
+        """Return whether another trial has the values that this one has so far, and a score, now or soon."""
+        running = other.state is TrialState.RUNNING and other.number in self._own
+        known = name in other.params and all(other.params.get(key) == value for key, value in trial.params.items())
+        return known and (running or other.state is TrialState.COMPLETE)
 
 
-def _without(values: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """Return the values but one; None where that one is not among them."""
-    return {key: value for key, value in values.items() if key != name} if name in values else None
+def _used_up(trials: Sequence[FrozenTrial], known: Sequence[str]) -> set[Any]:
+    """Return the values of the last of the known names with which all values of the further ones were tried."""
+    if not trials:
+        return set()
+    further = {key: values for key, values in trials[-1].distributions.items() if key not in known}
+    room = math.prod(len(_values(values)) or math.inf for values in further.values())
+    tried = defaultdict(set)
+    for trial in trials:
+        tried[trial.params[known[-1]]].add(tuple(trial.params.get(key) for key in further))
+    return {value for value, completions in tried.items() if len(completions) >= room}
 
 
 def _values(distribution: BaseDistribution) -> list[Any]:
@@ -73,4 +83,7 @@ def _values(distribution: BaseDistribution) -> list[Any]:
         return list(distribution.choices)
     if isinstance(distribution, IntUniformDistribution | IntLogUniformDistribution):
         return list(range(distribution.low, distribution.high + 1, distribution.step))
+    if isinstance(distribution, DiscreteUniformDistribution):
+        steps = math.floor((distribution.high - distribution.low) / distribution.q + 1e-9)
+        return [distribution.low + step * distribution.q for step in range(steps + 1)]
     return []  # of a real number there is always another one

@@ -234,7 +234,7 @@ def test_each_session_has_a_readout_of_its_own(tmp_path: Path) -> None:
     estimator = make().fit(str(tmp_path / "*.npz"))
     monday, tuesday = (np.concatenate(estimator.predict(tmp_path / f"{name}.npz")) for name in ("monday", "tuesday"))
     assert np.corrcoef(monday[:, 0], tuesday[:, 0])[0, 1] < -0.9
-    with pytest.raises(UserError, match="names 2 recordings"):
+    with pytest.raises(UserError, match="There are 2 recordings"):
         estimator.transform(str(tmp_path / "*.npz"))
 
 
@@ -256,7 +256,10 @@ def test_a_list_of_files_or_recordings_is_one_of_sessions(tmp_path: Path) -> Non
 def test_lists_that_are_no_sessions_are_refused() -> None:
     recorded = recording()
     for given, y, words in (
-        ([recorded, "file.npz"], None, "Recordings and paths were given in one list"),
+        ([recorded, "file.npz"], None, "several kinds: Recording, str"),
+        (["file.npz", np.ones((20, 3))], None, "several kinds: str, ndarray"),
+        ([np.ones((20, 3)), Path("file.npz")], None, "several kinds: ndarray"),
+        (["file.npz", None], None, "several kinds: str, NoneType"),
         (["file.npz"], [1.0], "beside a file"),
         (["nowhere.npz", "neither.npz"], None, "nowhere.npz"),
         ([recorded, recorded], None, recorded.session),

@@ -35,6 +35,11 @@ REFUSED = {
     ),
     "a setting of a search": ([*SEARCH, "hydra.sweeper.n_trial=3"], "Did you mean 'hydra.sweeper.n_trials'?"),
     "a search of nothing": ([*SEARCH, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 is not possible"),
+    "a search for the highest": ([*SEARCH, "hydra.sweeper.direction=maximize"], "direction=maximize is not possible"),
+    "a search without a setting": ([*SEARCH, "seed=???"], "The setting seed is missing"),
+    "a search of a path to nothing": ([*SEARCH, "data.path=${data.nothing}"], "refers to something that is not there"),
+    "a path that is too long": ([*SEARCH, f"data.path={'x' * 300}.nwb"], "is no path"),
+    "a home of nobody": (["data.path='~nobodys/a.nwb'", "seed=0,1"], "is no path"),
     "a search by nobody": ([*SEARCH, "hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs=0 is not possible"),
 }
 

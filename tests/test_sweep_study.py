@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from lvmzoo.cli import main
 from lvmzoo.errors import UserError
 from lvmzoo.store import load
-from lvmzoo.sweep_study import begin_study
+from lvmzoo.sweep_study import begin_study, unreadable
 
 optuna = pytest.importorskip("optuna")
 from lvmzoo.sweep_values import UntriedTPESampler  # noqa: E402  it needs Optuna
@@ -29,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def begin(*overrides: str, first: Sequence[str] = ()) -> str:
     """Begin the study of a search; ``first`` are the values of its first run, where they are no ranges."""
-    kept = [word for word in overrides if "(" not in word]
+    kept = [word for word in overrides if "(" not in word and "," not in word]
     return begin_study(load([*STORED, *kept, *first], hydra=True), [*STORED, *overrides])
 
 
@@ -52,22 +53,82 @@ def test_a_study_is_gone_on_with_where_all_but_what_is_searched_is_the_same() ->
     assert said in begin("model.latents=range(4,20)", "seed=4", "report=false")
     with pytest.raises(UserError, match=r"data\.bin_width_s was 0\.02 and is 0\.05; seed was 4 and is 0"):
         begin(LATENTS, "data.bin_width_s=0.05")
-    with pytest.raises(UserError, match=r"model\.latents was searched and is 8"):
+    with pytest.raises(UserError, match=r"model\.latents was searched \(IntUniformDistribution\) and is 8"):
         begin("model.latents=8", "seed=4")
+    with pytest.raises(UserError, match=r"is searched \(LogUniformDistribution\)"):
+        begin("model.latents=tag(log,interval(1,9))", "seed=4")
+    with pytest.raises(UserError, match=r"; and \d+ more"):
+        begin("model.latents=range(1,3)", "model=contrastive", "hydra.sweeper.study_name=lds")
     assert begin(LATENTS, "seed=0", "hydra.sweeper.study_name=other") == ""
 
 
-def test_choices_and_files_belong_to_the_study(place: Path) -> None:
+def test_choices_belong_to_the_study_however_they_are_written() -> None:
+    words = ["model.dynamics=choice(full,diagonal)", "model.latents=1,2"]
+    assert begin(*words) == ""
+    run(latents=1)
+    assert begin("model.dynamics=choice( full, diagonal )", "model.latents=choice(1,2)")
+    with pytest.raises(UserError, match=r"one of \['full', 'diagonal'\] and is one of \['full'\]"):
+        begin("model.dynamics=choice(full)", words[1])
+
+
+def test_a_value_that_is_given_is_not_searched(place: Path) -> None:
+    (place / "experiment").mkdir()
+    (place / "experiment/mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      model.latents: range(1,5)\n"
+    )
+    words = [*STORED, "experiment=mine"]
+
+    def mine(*more: str) -> str:
+        return begin_study(load([*words, *more], place, hydra=True), [*words, *more])
+
+    assert mine() == ""
+    run(latents=1)
+    assert mine()
+    with pytest.raises(UserError, match="and is 3"):
+        mine("model.latents=3")
+
+
+def test_files_belong_to_the_study(place: Path) -> None:
+    words = ["data=arrays", "data.path=a.npz", LATENTS]
     np.savez(place / "a.npz", counts=np.ones((40, 3)), bin_width_s=0.05)
-    words = ["data=arrays", "data.path=a.npz", "model.dynamics=choice(full,diagonal)"]
+    (place / "elsewhere").mkdir()
+    np.savez(place / "elsewhere/a.npz", counts=np.zeros((40, 3)), bin_width_s=0.05)
     assert begin(*words) == ""
     run(latents=5)
     assert begin(*words)
-    with pytest.raises(UserError, match=r"model\.dynamics was choice\(full,diagonal\) and is choice\(full\)"):
-        begin(*words[:2], "model.dynamics=choice(full)")
-    np.savez(place / "a.npz", counts=np.ones((60, 3)), bin_width_s=0.05)
-    with pytest.raises(UserError, match=r"data\.path was {'a\.npz': \d+} and is {'a\.npz': \d+}"):
+    with pytest.raises(UserError, match=r"data\.path was .*/a\.npz \(\d+ bytes, .* and is .*/elsewhere/a\.npz"):
+        begin(words[0], "data.path=elsewhere/a.npz", LATENTS)
+    os.utime(place / "a.npz", (1, 1))
+    with pytest.raises(UserError, match="1970"):
         begin(*words)
+
+
+def test_a_study_of_somebody_else_says_nothing_of_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").mkdir()
+    optuna.create_study(study_name="a\x1bb", storage="sqlite:///runs/search.db")
+    run("a\x1bb", latents=5)
+    said = begin(LATENTS, "hydra.sweeper.study_name='a\x1bb'")
+    assert "does not say which settings" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (RuntimeError("database is locked"), "in use"),
+        (PermissionError(13, "Permission denied"), "Name another file"),
+        (RuntimeError("file is not a database"), "damaged"),
+    ],
+)
+def test_what_ails_a_file_of_studies_is_told_apart(cause: Exception, said: str) -> None:
+    assert said in str(unreadable("sqlite:///runs/search.db", cause))
+
+
+def test_settings_that_refer_to_nothing_are_said() -> None:
+    for word in ("hydra.sweeper.study_name=${nothing}", "hydra.sweeper.study_name=${data.nothing}"):
+        with pytest.raises(UserError, match="nothing"):
+            begin(LATENTS, word)
+    assert begin("model.latents=range(0,3)") == ""  # a run that fails is left out
 
 
 def test_a_refused_search_leaves_no_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +148,30 @@ def test_no_value_is_tried_twice_while_there_are_others(seed: int) -> None:
     assert {trial.params["latents"] for trial in study.trials[:12]} == set(range(1, 13))
 
 
-def test_values_are_told_apart_together_and_while_they_run() -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("order", list(itertools.permutations(["latents", "rate", "kind", "only"])))
+def test_no_values_are_tried_together_twice(order: Sequence[str], at_once: int) -> None:
+    study = optuna.create_study(sampler=UntriedTPESampler(0))
+
+    def suggest(trial: optuna.Trial, name: str) -> None:
+        if name == "latents":
+            trial.suggest_int(name, 1, 4)
+        elif name == "rate":
+            trial.suggest_discrete_uniform(name, 0.1, 0.3, 0.1)
+        else:
+            trial.suggest_categorical(name, ["x", "y"] if name == "kind" else [None])
+
+    for _ in range(24 // at_once):
+        trials = [study.ask() for _ in range(at_once)]
+        for trial in trials:
+            for name in order:
+                suggest(trial, name)
+        for trial in trials:
+            study.tell(trial, trial.params["latents"] + trial.params["rate"])
+    assert len({tuple(trial.params[name] for name in order) for trial in study.trials}) == 24
+
+
+def test_what_runs_is_being_tried_and_what_failed_may_be_tried_again() -> None:
     study = optuna.create_study(sampler=UntriedTPESampler(0))
     asked = [study.ask() for _ in range(6)]
     for trial in asked:
@@ -96,13 +180,6 @@ def test_values_are_told_apart_together_and_while_they_run() -> None:
     assert {trial.params["latents"] for trial in asked} == set(range(1, 7))
     for trial in asked:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    another = study.ask()  # what failed, or was stopped, may be tried again
+    another = study.ask()
     another.suggest_categorical("kind", ["only"])
     assert another.suggest_int("latents", 1, 6) in range(1, 7)
-    pairs = list(itertools.product(["x", "y"], range(3)))
-    study = optuna.create_study(sampler=UntriedTPESampler(1))
-    for _ in range(40):
-        trial = study.ask()
-        found = trial.suggest_categorical("a", ["x", "y"]), trial.suggest_int("b", 0, 2)
-        study.tell(trial, float(pairs.index(found)))
-    assert {(trial.params["a"], trial.params["b"]) for trial in study.trials} == set(pairs)

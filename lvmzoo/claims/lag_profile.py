@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lvmzoo.claims.lag_draws import LagDraws
-from lvmzoo.claims.nulls import p_value
+from lvmzoo.claims.nulls import null_summary, p_value
 from lvmzoo.claims.support import LEVEL
 
 __all__ = ["Excess", "Said", "Verdict", "around", "asymmetry", "dimensions", "verdict"]
@@ -105,12 +105,10 @@ def dimensions(found: Verdict, pair: int) -> tuple[int, Float[Tensor, " componen
     thresholds = torch.full((count,), torch.inf, dtype=torch.float64)
     if not len(excess.null) or not count:
         return 0, thresholds, []
-    # As many draws may reach the threshold as a p-value lets them; of few draws, a quantile lets more.
-    reach = max(1, int(round(LEVEL * (len(excess.null) + 1), 6)))
     null = _at_peak(excess.null).nan_to_num(nan=-torch.inf)  # draw, pair, component
     for step in range(count):
         left = null[..., : count - step].flatten(1).max(1).values if step else found.height.null[:, pair]
-        thresholds[step] = left.topk(reach).values[-1]
+        thresholds[step] = null_summary(left)[1]
     survive = observed > thresholds
     survive[0] = bool(found.height.p[pair] <= LEVEL)
     counts = []

@@ -13,6 +13,7 @@ doi:10.1162/NECO_a_00681.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -96,12 +97,17 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def null_summary(null: Sequence[float] | Float[Tensor, " draw"]) -> tuple[float, float]:
-    """Return the median and the 95th percentile of what chance gives; NaN without a draw.
+    """Return the median of what chance gives, and what lies above it has a p-value of at most .05; NaN without a draw.
 
-    As in :func:`interval`, one more draw lies above the percentile once in twenty times: with 19, 39, 59 ... draws,
-    exactly what has a p-value of at most .05 lies above it.
+    That is the k-th smallest of n draws, k = .95 (n + 1) rounded up, the 95th percentile for one more draw. Of fewer
+    than 19 draws it is the largest, above which nothing can be told.
     """
-    return _quantiles(null, (0.5, 0.95))
+    known = torch.as_tensor(null, dtype=torch.float64)
+    draws = sorted(known[~known.isnan()].tolist())
+    if not draws:
+        return math.nan, math.nan
+    place = math.ceil(round(0.95 * (len(draws) + 1), 6))
+    return statistics.median(draws), draws[min(place, len(draws)) - 1]
 
 
 def bootstrap(trials: int, generator: torch.Generator) -> Int[Tensor, " trial"]:
@@ -115,7 +121,12 @@ def interval(samples: Sequence[float] | Float[Tensor, " resample"]) -> tuple[flo
     The k-th of n resamples is the quantile at k / (n + 1), so that one more would lie in the interval that often. Fewer
     than 39 cannot say so much: the interval is all they span.
     """
-    return _quantiles(samples, (0.025, 0.975))
+    draws = torch.as_tensor(samples, dtype=torch.float64)
+    draws = draws[~draws.isnan()].cpu()
+    if not len(draws):
+        return math.nan, math.nan
+    low, high = np.quantile(draws.numpy(), [0.025, 0.975], method="weibull").tolist()
+    return low, high
 
 
 def band(samples: Float[Tensor, "resample place"]) -> tuple[Float[Tensor, " place"], Float[Tensor, " place"]]:
@@ -190,12 +201,3 @@ def _beside_courses(
         x.new_zeros(int(level.max()) + 1, *x.shape[1:]).index_add_(0, level, x) for x in (drift, weight[..., None])
     )
     return drift - (total / count.clamp(min=1.0))[level] * weight[..., None]
-
-
-def _quantiles(values: Sequence[float] | Tensor, levels: tuple[float, float]) -> tuple[float, float]:
-    draws = torch.as_tensor(values, dtype=torch.float64)
-    draws = draws[~draws.isnan()].cpu()
-    if not len(draws):
-        return math.nan, math.nan
-    low, high = np.quantile(draws.numpy(), levels, method="weibull").tolist()
-    return low, high

@@ -66,14 +66,22 @@ def files_of(given: Any) -> list[Path]:
     """
     found: list[Path] = []
     for item in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
-        text = str(Path(str(item)).expanduser())
+        try:
+            text = str(Path(str(item)).expanduser())
+            there = Path(text).exists()
+        except (OSError, RuntimeError, ValueError) as wrong:  # a name that is too long, nobody's home
+            raise UserError(
+                f"data.path={str(item)[:100]!r} is no path: {str(wrong.args[-1]).rstrip('.')}.",
+                "data.path names a file, a glob, or a list of them.",
+                "Check the path.",
+            ) from wrong
         if Path(text).is_dir():
             raise UserError(
                 f"data.path={text} is a folder.",
                 "data.path names a file, a glob, or a list of them.",
                 f"For all NWB files in it, quote the glob: 'data.path={text}/*.nwb'.",
             )
-        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207  absolute, too
+        matches = [text] if there else sorted(glob.glob(text, recursive=True))  # noqa: PTH207  absolute, too
         if not matches:
             parent = Path(text).parent
             near = [p.name for p in parent.iterdir() if p.suffix in READERS] if parent.is_dir() else []

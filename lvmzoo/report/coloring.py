@@ -39,12 +39,14 @@ def space_axes(figure: Figure, labels: list[str]) -> Any:
 def without_strays(points: Float[np.ndarray, "point axis"]) -> tuple[Float[np.ndarray, "point axis"], str]:
     """Return points with NaN for those that would shrink all others to a dot, and a sentence that says how many.
 
-    These are farther out, on any axis, than the middle 98 % of the points reach, by more than that range.
+    These are farther out, on any of the axes that are drawn, than the middle 98 % of the points reach, by more than the
+    largest range of these, which all axes are scaled by.
     """
     low, high = np.percentile(points, [1, 99], axis=0)
-    far = (np.maximum(low - points, points - high) > high - low).any(1)
+    reach = float((high - low).max())
+    far = (np.maximum(low - points, points - high) > reach).any(1) if reach else np.zeros(len(points), bool)
     count = int(far.sum())
-    said = f" Not shown: {count} point{'s' * (count > 1)} far from all others." if count else ""
+    said = f" Not shown: {count} point{'s' * (count > 1)} far from most others." if count else ""
     return np.where(far[:, None], np.nan, points), said
 
 

@@ -81,7 +81,7 @@ def _by_condition(view: View) -> Iterator[Picture]:
 
 def _by_value(view: View) -> Iterator[Picture]:
     step = max(1, -(-len(view.projected) // _MOST_POINTS))
-    points, strays = without_strays(view.projected[::step])
+    points = view.projected[::step]
     shown = {name: view.variables[name] for name in view.variables if name in view.used} or view.variables
     colorings = [Coloring.of_behavior(view, name, variable, step) for name, variable in shown.items()][:2]
     if not colorings:
@@ -89,23 +89,27 @@ def _by_value(view: View) -> Iterator[Picture]:
         colorings = [Coloring("time in the recording (s)", "time", seconds, Kind.CONTINUOUS, ())]
     labels = _labels(view)
     dims, center = points.shape[1], _center(view)
-    about = f"Each point is a bin of {1000 * view.bin_s:.4g} ms. {_explain(view)}{strays}"
+    (plane, far), (space, farther) = without_strays(points[:, :2]), without_strays(points[:, :3])
+    about = f"Each point is a bin of {1000 * view.bin_s:.4g} ms. {_explain(view)}"
     for number, coloring in enumerate(colorings):
         if dims >= 2:
             yield picture(
-                functools.partial(coloring.plane, points=points, labels=labels),
+                functools.partial(coloring.plane, points=plane, labels=labels),
                 title=f"Latents colored by {coloring.short}",
-                caption=about if number == 0 else f"The same points colored by {coloring.short}.",
+                caption=(about if number == 0 else f"The same points colored by {coloring.short}.") + far,
                 alt=f"Scatter of the first two latent axes, colored by {coloring.short}.",
                 height=4.3,
             )
         if dims >= 3 and number == 0:
             yield picture(
-                functools.partial(coloring.space, points=points, labels=labels, center=center),
+                functools.partial(coloring.space, points=space, labels=labels, center=center),
                 title="In three dimensions" if center is None else "On the sphere",
-                caption=f"The first three axes, colored by {coloring.short}."
-                if center is None
-                else f"The latents have length one and lie on a sphere; colored by {coloring.short}.",
+                caption=(
+                    f"The first three axes, colored by {coloring.short}."
+                    if center is None
+                    else f"The latents have length one and lie on a sphere; colored by {coloring.short}."
+                )
+                + farther,
                 alt=f"Three-dimensional scatter of the first three latent axes, colored by {coloring.short}.",
                 height=4.3,
             )

@@ -90,17 +90,25 @@ def test_holm_is_the_closed_test_by_bonferroni() -> None:
 
 def test_percentiles_leave_out_what_is_not_a_number() -> None:
     draws = torch.linspace(0, 1, 101, dtype=torch.float64)
-    assert null_summary([*draws.tolist(), math.nan]) == pytest.approx((0.5, (0.95 * 102 - 1) / 100))
+    assert null_summary([*draws.tolist(), math.nan]) == pytest.approx((0.5, 0.96))  # the 97th: .95 x 102 is 96.9
     assert interval([*draws.tolist(), math.nan]) == pytest.approx(((0.025 * 102 - 1) / 100, (0.975 * 102 - 1) / 100))
     assert all(math.isnan(value) for value in interval([]))
 
 
-@pytest.mark.parametrize("draws", [19, 39, 59, 199])
-def test_what_lies_above_the_null_has_a_p_of_one_in_twenty(draws: int) -> None:
-    null = torch.from_numpy(np.random.default_rng(draws).normal(size=draws))
+@pytest.mark.parametrize("draws", [19, 25, 39, 50, 139, 199, 200, 999])
+@pytest.mark.parametrize("ties", [False, True])
+def test_what_lies_above_the_null_has_a_p_of_one_in_twenty(draws: int, ties: bool) -> None:
+    random = np.random.default_rng(draws)
+    null = torch.from_numpy(random.integers(0, 9, draws).astype(float) if ties else random.normal(size=draws))
     limit = null_summary(null)[1]
-    assert p_value(limit + 1e-9, null) <= 0.05
-    assert p_value(limit - 1e-9, null) > 0.05
+    for observed in (limit - 1e-9, limit, limit + 1e-9, *null.tolist(), float(null.max()) + 1):
+        assert (p_value(observed, null) <= 0.05) == (observed > limit)
+
+
+def test_few_or_endless_draws_have_a_largest() -> None:
+    assert null_summary([3.0, 1.0, 2.0]) == (2.0, 3.0)
+    assert null_summary([-math.inf, 0.0, math.inf]) == (0.0, math.inf)
+    assert all(map(math.isnan, null_summary([math.nan])))
 
 
 def test_resamples_are_sorted_and_draw_with_replacement() -> None:
