@@ -7,7 +7,6 @@ of them for good values.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,12 +43,12 @@ def begin_study(composed: DictConfig, overrides: Sequence[str]) -> str:
     """
     try:
         sweeper: Any = OmegaConf.to_container(composed.hydra.sweeper, resolve=True)
+        name, storage = sweeper.get("study_name"), sweeper.get("storage")
+        if not (name and storage):
+            return ""
         settings = _shared(composed, sweeper.get("params") or {}, overrides)
     except Exception as error:
         raise explain(error, overrides) from error
-    name, storage = sweeper.get("study_name"), sweeper.get("storage")
-    if not (name and storage):
-        return ""
     from optuna import create_study
     from optuna.trial import TrialState
 
@@ -59,13 +58,13 @@ def begin_study(composed: DictConfig, overrides: Sequence[str]) -> str:
         study = create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
         states = [trial.state for trial in study.trials]
         if not {TrialState.COMPLETE, TrialState.RUNNING} & set(states):
-            study.set_user_attr(SETTINGS, json.dumps(settings))
+            study.set_user_attr(SETTINGS, settings)
         before, done = study.user_attrs.get(SETTINGS), states.count(TrialState.COMPLETE)
         best = study.best_trial if done else None
     except Exception as error:
         raise unreadable(storage, error) from error
     shown = printable(f"'{name}'")
-    if before is not None and (changed := changes(json.loads(before), settings)):
+    if isinstance(before, dict) and (changed := changes(before, settings)):
         more = f"; and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
         raise UserError(
             f"The study {shown} in {file} is one of other runs: {'; '.join(changed[:MOST_NAMED])}{more}.",
@@ -75,7 +74,7 @@ def begin_study(composed: DictConfig, overrides: Sequence[str]) -> str:
     if best is None:
         return ""
     values = " ".join(f"{key}={value}" for key, value in best.params.items()) or "without a searched setting"
-    unknown = "" if before is not None else " It does not say which settings and data its runs had."
+    unknown = "" if isinstance(before, dict) else " It does not say which settings and data its runs had."
     return (
         f"Going on with the study {shown} of {done} run{'s' * (done != 1)} in {file}; the best so far: "
         f"{values} (objective {best.value:.5g}).{unknown}"
@@ -109,6 +108,7 @@ def _shared(composed: DictConfig, params: dict[str, Any], overrides: Sequence[st
 
     The ends of a range may be others in the next search; of a choice, Optuna keeps to the one that a study began with.
     """
+    # Private to Hydra's plugin, and the only place that says how Optuna will draw what an override offers.
     from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
     from optuna.distributions import CategoricalDistribution
 

@@ -105,7 +105,8 @@ def test_files_belong_to_the_study(place: Path) -> None:
 
 def test_a_study_of_somebody_else_says_nothing_of_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
-    optuna.create_study(study_name="a\x1bb", storage="sqlite:///runs/search.db")
+    study = optuna.create_study(study_name="a\x1bb", storage="sqlite:///runs/search.db")
+    study.set_user_attr("settings", "mine")
     run("a\x1bb", latents=5)
     said = begin(LATENTS, "hydra.sweeper.study_name='a\x1bb'")
     assert "does not say which settings" in said

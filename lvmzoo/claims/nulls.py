@@ -97,10 +97,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def null_summary(null: Sequence[float] | Float[Tensor, " draw"]) -> tuple[float, float]:
-    """Return the median of what chance gives, and what lies above it has a p-value of at most .05; NaN without a draw.
+    """Return the median and the 95th percentile of what chance gives; NaN without a draw.
 
-    That is the k-th smallest of n draws, k = .95 (n + 1) rounded up, the 95th percentile for one more draw. Of fewer
-    than 19 draws it is the largest, above which nothing can be told.
+    The percentile is the k-th smallest of n draws, k = .95 (n + 1) rounded up: exactly what lies above it has a p-value
+    of at most .05. Of fewer than 19 draws, which give no such p-value, it is the largest.
     """
     known = torch.as_tensor(null, dtype=torch.float64)
     draws = sorted(known[~known.isnan()].tolist())

@@ -24,7 +24,7 @@ _MOST_POINTS = 6000
 
 def latent_figures(view: View) -> Iterator[Picture]:
     """Draw trajectories averaged by condition where there are conditions, else points colored by behavior or time."""
-    if not len(view.projected):
+    if not view.evaluation.latents("test").size:  # no test data, or no latents: of rank zero, say
         return
     if view.averages:
         yield from _by_condition(view)
@@ -89,10 +89,10 @@ def _by_value(view: View) -> Iterator[Picture]:
         colorings = [Coloring("time in the recording (s)", "time", seconds, Kind.CONTINUOUS, ())]
     labels = _labels(view)
     dims, center = points.shape[1], _center(view)
-    (plane, far), (space, farther) = without_strays(points[:, :2]), without_strays(points[:, :3])
     about = f"Each point is a bin of {1000 * view.bin_s:.4g} ms. {_explain(view)}"
     for number, coloring in enumerate(colorings):
         if dims >= 2:
+            plane, far = without_strays(points[:, :2])
             yield picture(
                 functools.partial(coloring.plane, points=plane, labels=labels),
                 title=f"Latents colored by {coloring.short}",
@@ -101,6 +101,7 @@ def _by_value(view: View) -> Iterator[Picture]:
                 height=4.3,
             )
         if dims >= 3 and number == 0:
+            space, far = without_strays(points[:, :3])
             yield picture(
                 functools.partial(coloring.space, points=space, labels=labels, center=center),
                 title="In three dimensions" if center is None else "On the sphere",
@@ -109,7 +110,7 @@ def _by_value(view: View) -> Iterator[Picture]:
                     if center is None
                     else f"The latents have length one and lie on a sphere; colored by {coloring.short}."
                 )
-                + farther,
+                + far,
                 alt=f"Three-dimensional scatter of the first three latent axes, colored by {coloring.short}.",
                 height=4.3,
             )

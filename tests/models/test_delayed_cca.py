@@ -180,6 +180,7 @@ def test_time_resolved_map_shows_the_lag() -> None:
     assert profile.null is not None
     later = np.array([profile.value[t, t + 4] for t in range(16)])
     earlier = np.array([profile.value[t + 4, t] for t in range(16)])
+    assert (later > profile.null[0, 0]).all()
     assert (later > np.array([profile.null[t, t + 4] for t in range(16)])).all()
     assert later.mean() > earlier.mean() + 0.3
     assert list(profile.axes) == ["time in A (ms)", "time in B (ms)"]

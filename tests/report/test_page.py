@@ -135,6 +135,15 @@ def test_what_is_solved_in_closed_form_has_no_learning_curve(model, drawn):
     assert bool(list(learning_curves(run))) is drawn
 
 
+def test_a_model_of_no_latents_has_a_page_without_their_section(report):
+    """What regions that do not communicate may come to: a regression of rank zero."""
+    entry = registry.get("reduced_rank_regression")
+    config = dataclasses.replace(entry.tiny(world.session().layout), rank=0)
+    run = train(Experiment(config, world.DATA, TrainerConfig(progress=False)), [world.recording()], write=False)
+    page = report(run)
+    assert "Latents" not in Outline(page).headings["h2"]
+
+
 def test_a_run_without_anything_still_has_a_page(report):
     session = ring_session(behavior=False)
     empty = session.test.select([])
